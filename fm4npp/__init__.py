@@ -1,0 +1,1 @@
+"""Foundation models for nuclear and particle physics."""

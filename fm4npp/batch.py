@@ -1,0 +1,127 @@
+"""Several events packed end to end, and the one place where padding exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class HiddenStates(NamedTuple):
+    """What the backbone hands to a head, all in the packed order of the batch.
+
+    Attributes:
+        embedding: (T, W), the input of the first block.
+        blocks: one (T, W) for every block, its update before the residual sum.
+        last: (T, W), the residual stream after the final norm.
+    """
+
+    embedding: Tensor
+    blocks: tuple[Tensor, ...]
+    last: Tensor
+
+
+class EventBatch(dict[str, Any]):
+    """B events with T spacepoints in all, packed end to end; the keys are the arguments of `FM4NPPModel.forward`.
+
+    Keys:
+        coordinates: (T, 3) float32, normalised by each event's geometry.
+        features: (T, F) float32, scaled; F is the union of all detectors' features, absent ones are 0.
+        detector_ids: (T,) int64, the subsystem that measured each spacepoint.
+        offsets: (B + 1,) int64, where each event starts; `offsets[-1]` is T.
+        order: (T,) int64, each token's index among its event's spacepoints in the file.
+        targets: name -> (T, ...), the objective's targets; empty when none were asked for.
+        labels: name -> (T,), truth that every event of the batch has.
+    """
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(T, 3)."""
+        return self["coordinates"]  # type: ignore[no-any-return]
+
+    @property
+    def features(self) -> Tensor:
+        """(T, F)."""
+        return self["features"]  # type: ignore[no-any-return]
+
+    @property
+    def detector_ids(self) -> Tensor:
+        """(T,)."""
+        return self["detector_ids"]  # type: ignore[no-any-return]
+
+    @property
+    def offsets(self) -> Tensor:
+        """(B + 1,)."""
+        return self["offsets"]  # type: ignore[no-any-return]
+
+    @property
+    def order(self) -> Tensor:
+        """(T,)."""
+        return self["order"]  # type: ignore[no-any-return]
+
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        """Name -> (T, ...)."""
+        return self["targets"]  # type: ignore[no-any-return]
+
+    @property
+    def labels(self) -> dict[str, Tensor]:
+        """Name -> (T,)."""
+        return self["labels"]  # type: ignore[no-any-return]
+
+    @property
+    def num_events(self) -> int:
+        """B."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.coordinates)
+
+    def to(self, device: torch.device | str) -> EventBatch:
+        """The batch on another device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: move(item) for name, item in value.items()}
+            return value.to(device)
+
+        return EventBatch({name: move(value) for name, value in self.items()})
+
+
+def lengths(offsets: Tensor) -> Tensor:
+    """(B + 1,) offsets to (B,) numbers of spacepoints."""
+    return offsets[1:] - offsets[:-1]
+
+
+def event_index(offsets: Tensor) -> Tensor:
+    """(B + 1,) offsets to (T,): the event that each token belongs to."""
+    sizes = lengths(offsets)
+    return torch.repeat_interleave(torch.arange(len(sizes), device=offsets.device), sizes)
+
+
+def pad(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed to padded, for heads that attend within an event.
+
+    Args:
+        values: (T, ...).
+        offsets: (B + 1,).
+
+    Returns:
+        (B, S, ...) with zeros after each event's end, S the longest event (at least 1), and (B, S) bool, true
+        where there is a spacepoint.
+    """
+    sizes = lengths(offsets)
+    longest = max(int(sizes.max()) if len(sizes) else 0, 1)
+    mask = torch.arange(longest, device=values.device)[None, :] < sizes[:, None].to(values.device)
+    padded = values.new_zeros(len(sizes), longest, *values.shape[1:])
+    index = mask.nonzero(as_tuple=True)
+    return padded.index_put(index, values), mask
+
+
+def unpad(padded: Tensor, mask: Tensor) -> Tensor:
+    """The inverse of `pad`: (B, S, ...) and (B, S) bool to (T, ...)."""
+    return padded[mask]

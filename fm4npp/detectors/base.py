@@ -1,0 +1,140 @@
+"""The detector interface: geometry, wanted columns, and columns to event."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fm4npp.event import Event
+from fm4npp.geometry import Geometry
+from fm4npp.registry import Component
+
+Array = NDArray[Any]
+Columns = Mapping[str, Any]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Column(NamedTuple):
+    """A column that a detector asks a reader for, by the name it has in the file."""
+
+    name: str
+    required: bool = True
+
+
+class Feature(BaseModel):
+    """How one measured quantity enters the model: `(value - mean) / std`, of its logarithm if `log`.
+
+    Attributes:
+        mean: subtracted, in the file's unit (in log units if `log`).
+        std: divided by.
+        log: take log(1 + value) first; for quantities with a long tail. Values must exceed -1.
+        unit: for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    mean: float = 0.0
+    std: Positive = 1.0
+    log: bool = False
+    unit: str = ""
+
+    def scaled(self, values: Array) -> Array:
+        """(N,) in the file's unit to (N,) float32, of order one."""
+        values = np.asarray(values, dtype=np.float64)
+        return ((np.log1p(values) if self.log else values) - self.mean).astype(np.float32) / np.float32(self.std)
+
+    def restored(self, values: Array) -> Array:
+        """The inverse of `scaled`, float64."""
+        values = np.asarray(values, dtype=np.float64) * self.std + self.mean
+        return np.expm1(values) if self.log else values
+
+
+class Response(BaseModel):
+    """What the fast simulation needs to know of a detector beyond its layers.
+
+    Attributes:
+        field: solenoid field along z, in tesla.
+        half_length: |z| of the sensitive volume, in cm.
+        resolution_rphi: single-point resolution along r-phi, in cm, standard deviation.
+        resolution_z: the same along z.
+        efficiency: probability that a crossing makes a spacepoint.
+        thickness: path of a straight radial track in one layer, in cm, that the deposited energy is taken over.
+        gain: mean of the feature `energy`, in its own unit, for a minimum-ionising particle crossing one layer
+            radially; 0 for a detector that records none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    field: float = 1.4
+    half_length: Positive = 105.5
+    resolution_rphi: Positive = 0.015
+    resolution_z: Positive = 0.05
+    efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
+    thickness: Positive = 1.0
+    gain: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Detector(Component, ABC):
+    """One detector, or one combination of subsystems that measure the same event.
+
+    Attributes:
+        name: what events of this detector are labelled with; the registered name unless a YAML file gives another.
+    """
+
+    name: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        return data if not isinstance(data, dict) or data.get("name") else {**data, "name": cls.type}
+
+    @property
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """Coordinate system, bounds and outward axis."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of a file that `event` wants."""
+
+    @abstractmethod
+    def event(self, columns: Columns) -> Event:
+        """One event's columns, as a reader gives them, to an event in cm.
+
+        Args:
+            columns: file column -> (N,) array; `particle_*` -> (P,) array; `event_*` -> number.
+
+        Returns:
+            The event, its spacepoints in the order of the file. Columns of other subsystems are left out.
+
+        Raises:
+            DataError: if a required column is absent, lengths differ, or a value is not finite.
+        """
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """The measured quantities of a spacepoint and their scales; none by default."""
+        return {}
+
+    @property
+    def subsystems(self) -> tuple[str, ...]:
+        """The names that an event's `detector_ids` index; the detector itself when it is not a combination."""
+        return (self.name,)
+
+    @property
+    def subsystem_features(self) -> dict[str, tuple[str, ...]]:
+        """Subsystem -> names of the features it measures."""
+        return dict.fromkeys(self.subsystems, tuple(self.features))
+
+    @property
+    def responses(self) -> dict[str, tuple[Geometry, Response]]:
+        """Subsystem -> layers and response for the fast simulation; empty if it cannot be simulated."""
+        return {}
+
+
+LengthUnit = Literal["cm", "mm", "m"]
+CENTIMETRES: Mapping[LengthUnit, float] = {"cm": 1.0, "mm": 0.1, "m": 100.0}

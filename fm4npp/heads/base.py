@@ -1,0 +1,124 @@
+"""The head interface, and the inputs that heads share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from fm4npp.batch import EventBatch, HiddenStates
+
+Input = Literal["blocks", "embedding", "coordinates"]
+
+
+class HeadConfig(BaseModel):
+    """What every head can be told.
+
+    Attributes:
+        inputs: what the head reads of a spacepoint: `blocks`, the learned softmax mix of all block outputs;
+            `embedding`, the input of the first block; `coordinates`, its normalised coordinates and features.
+            Without `blocks` the backbone is not run: that is the adapter-only control.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = ("blocks",)
+
+    def spec(self, type: str) -> dict[str, Any]:
+        """The JSON object that describes a head with this configuration."""
+        return {"type": type, **self.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """The sizes of the model that a head is attached to.
+
+    Attributes:
+        width: of the backbone.
+        num_blocks: of the backbone.
+        num_features: columns of `EventBatch.features`.
+    """
+
+    width: int
+    num_blocks: int
+    num_features: int
+
+
+class LayerMix(nn.Module):
+    """Softmax-weighted mean of all block outputs, with learned weights, all equal at the start.
+
+    Released adapters read this mix of the blocks' updates rather than the last layer alone.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_blocks))
+
+    def forward(self, blocks: tuple[Tensor, ...]) -> Tensor:
+        """One (T, W) for every block to their mix (T, W)."""
+        weights = self.weight.softmax(0)
+        mixed = weights[0] * blocks[0]
+        for weight, block in zip(weights[1:], blocks[1:], strict=True):
+            mixed = mixed + weight * block
+        return mixed
+
+
+class HeadInputs(nn.Module):
+    """What a head reads of each spacepoint, projected to the head's own width.
+
+    Every input goes through its own norm and linear map; the maps are summed. For `blocks` this is the released
+    adapters' input: layer mix, RMSNorm, LayerNorm, Linear.
+    """
+
+    def __init__(self, inputs: tuple[Input, ...], context: HeadContext, width: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict()
+        for name in inputs:
+            if name == "blocks":
+                self.mix = LayerMix(context.num_blocks)
+                self.maps[name] = nn.Sequential(
+                    nn.RMSNorm(context.width), nn.LayerNorm(context.width), nn.Linear(context.width, width)
+                )
+            elif name == "embedding":
+                self.maps[name] = nn.Sequential(nn.LayerNorm(context.width), nn.Linear(context.width, width))
+            else:
+                self.maps[name] = nn.Linear(3 + context.num_features, width)
+
+    def forward(self, hidden: HiddenStates, batch: EventBatch) -> Tensor:
+        """(T, width)."""
+        values = {
+            "blocks": lambda: self.mix(hidden.blocks),
+            "embedding": lambda: hidden.embedding,
+            "coordinates": lambda: torch.cat([batch.coordinates, batch.features], dim=1).to(hidden.embedding.dtype),
+        }
+        projected: list[Tensor] = [mapping(values[name]()) for name, mapping in self.maps.items()]
+        return torch.stack(projected).sum(0) if len(projected) > 1 else projected[0]
+
+
+class Head(nn.Module, ABC):
+    """A task learned from labels on top of a backbone.
+
+    Subclasses name their configuration class in `Config` and are built as `cls(config, context)`.
+    """
+
+    type: ClassVar[str] = ""
+    Config: ClassVar[type[HeadConfig]] = HeadConfig
+    config: Any
+    labels: Mapping[str, str]
+    """Prediction -> the label of `EventBatch.labels` that it is trained and judged by; set by the constructor."""
+
+    @abstractmethod
+    def forward(self, hidden: HiddenStates, batch: EventBatch) -> dict[str, Tensor]:
+        """Block outputs to raw outputs."""
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
+        """Raw outputs to scalars, each the mean over the events of the batch; their sum is minimised."""
+
+    @abstractmethod
+    def predict(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
+        """Raw outputs to name -> (T, ...), one row a spacepoint in the order of the batch."""

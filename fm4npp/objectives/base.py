@@ -1,0 +1,58 @@
+"""The objective interface: targets of an event, and the loss of predictions against them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fm4npp.geometry import Geometry
+from fm4npp.registry import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[Any]
+Spacepoints = tuple[Array, Mapping[str, Array]]
+"""An event as an objective sees it: (N, 3) normalised coordinates, and feature name -> (N,) in the file's units."""
+
+
+class Objective(Component, ABC):
+    """A self-supervised task on the spacepoints of one event."""
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """Numbers the model predicts for a spacepoint."""
+
+    @abstractmethod
+    def targets(self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array]) -> dict[str, Array]:
+        """What the model should predict for one event.
+
+        Args:
+            coordinates: (N, 3) float32, normalised, in the serializer's order.
+            geometry: where outwards is.
+            features: name -> (N,) in the file's units, in the same order.
+
+        Returns:
+            name -> (N, ...), in the same order. An objective that looks at geometry alone gives every spacepoint
+            the same targets whatever the order.
+        """
+
+    @abstractmethod
+    def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Scalar loss of (T, output_size) predictions against packed targets; 0 at the perfect prediction.
+
+        Spacepoints without any target contribute nothing; a batch of only such gives 0, with a gradient of 0.
+        """
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `targets` can be called; true for objectives with nothing to fit."""
+        return True
+
+    def fit(self, events: Iterable[Spacepoints], geometry: Geometry) -> Objective:
+        """An objective with its constants fitted to data; itself if it has none."""
+        return self

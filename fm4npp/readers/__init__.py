@@ -1,0 +1,11 @@
+"""File formats: one file each, columns out, no physics. The only place that opens data files."""
+
+from __future__ import annotations
+
+from fm4npp.readers.base import Columns, Reader
+from fm4npp.registry import Registry
+
+registry: Registry[Reader] = Registry("reader", Reader)  # type: ignore[type-abstract]
+register, get, build, names = registry.register, registry.get, registry.build, registry.names
+
+__all__ = ["Columns", "Reader", "build", "get", "names", "register", "registry"]
