@@ -23,7 +23,7 @@ LABEL_DTYPES: Mapping[str, Any] = {"track_id": np.int64, "particle_class": np.in
 
 
 def particle_class(pdg: Array) -> Array:
-    """PDG codes (N,) to the index (N,) int64 of their class in `PARTICLE_CLASSES`; a particle and its antiparticle share one."""
+    """PDG codes (N,) to the index (N,) int64 of their class in `PARTICLE_CLASSES`, the sign ignored."""
     codes = np.abs(np.asarray(pdg, dtype=np.int64))
     classes = np.zeros(codes.shape, dtype=np.int64)
     for code, index in _CLASS_OF_PDG.items():
@@ -126,7 +126,9 @@ class Event:
             DataError: if the event has no such feature.
         """
         if name not in self.feature_names:
-            raise DataError(f"has no feature {name!r} (it has: {', '.join(self.feature_names) or 'none'})", event=self.event_id)
+            raise DataError(
+                f"has no feature {name!r} (it has: {', '.join(self.feature_names) or 'none'})", event=self.event_id
+            )
         values: Array = self.features[:, self.feature_names.index(name)]
         return values
 

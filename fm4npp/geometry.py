@@ -93,7 +93,8 @@ class Geometry(BaseModel):
             (N, 3) float32, `low` at 0 and `high` at 1, computed in float64.
         """
         low, high = np.asarray(self.low), np.asarray(self.high)
-        return ((self.natural(positions) - low) / (high - low)).astype(np.float32)
+        normalised: Array = (self.natural(positions) - low) / (high - low)
+        return normalised.astype(np.float32)
 
     def positions(self, coordinates: Array) -> Array:
         """The inverse of `coordinates`: (N, 3) normalised to (N, 3) float64 in cm."""

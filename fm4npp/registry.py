@@ -20,15 +20,15 @@ PROJECT = "fm4npp"
 class Component(BaseModel):
     """A frozen value whose fields are its whole configuration; one JSON object holds all of it.
 
-    Subclasses set `type` to the name they are registered under.
+    Subclasses set `registered_name` to the name they are registered under.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    type: ClassVar[str] = ""
+    registered_name: ClassVar[str] = ""
 
     def spec(self) -> dict[str, Any]:
         """The JSON object from which `Registry.build` makes an equal component: `{"type": name, **fields}`."""
-        return {"type": self.type, **self.model_dump(mode="json")}
+        return {"type": self.registered_name, **self.model_dump(mode="json")}
 
     def replace(self, **fields: Any) -> Self:
         """A copy with some fields changed, validated like a new one."""
@@ -183,7 +183,7 @@ class Registry(Generic[T]):
     def _checked(self, name: str, cls: object) -> type[T]:
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
             raise PluginError(f"{self.kind} {name!r} is {cls!r}, not a subclass of {self.base.__name__}")
-        declared = getattr(cls, "type", name)
+        declared = getattr(cls, "registered_name", name)
         if declared != name:
             raise PluginError(f"{self.kind} {name!r}: the class {cls.__name__} calls itself {declared!r}")
         return cls

@@ -30,7 +30,7 @@ class Backbone(nn.Module, ABC):
     Subclasses name their configuration class in `Config` and are built as `cls(config)`.
     """
 
-    type: ClassVar[str] = ""
+    registered_name: ClassVar[str] = ""
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     config: Any
 

@@ -89,7 +89,7 @@ class Detector(Component, ABC):
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, data: Any) -> Any:
-        return data if not isinstance(data, dict) or data.get("name") else {**data, "name": cls.type}
+        return data if not isinstance(data, dict) or data.get("name") else {**data, "name": cls.registered_name}
 
     @property
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from fm4npp.detectors.base import Column, Columns, Detector, Feature, Response
@@ -26,7 +28,7 @@ class CompositeDetector(Detector):
         geometries = sorted((part.geometry for part in self.parts), key=lambda geometry: geometry.low[2])
         between = [
             (inner.layers[-1] + outer.layers[0]) / 2
-            for inner, outer in zip(geometries, geometries[1:], strict=False)
+            for inner, outer in itertools.pairwise(geometries)
             if inner.layers and outer.layers
         ]
         boundaries = {boundary for geometry in geometries for boundary in geometry.group_boundaries} | set(between)
@@ -75,12 +77,14 @@ class CompositeDetector(Detector):
         events = [part.event(columns) for part in self.parts]
         index = np.argsort(np.argsort(claims.argmax(axis=0), kind="stable"), kind="stable")
         names = tuple(self.features)
-        features = np.concatenate([
-            np.stack([e.feature(n) if n in e.feature_names else np.zeros(len(e)) for n in names], axis=1)
-            if names
-            else np.empty((len(e), 0))
-            for e in events
-        ])
+        features = np.concatenate(
+            [
+                np.stack([e.feature(n) if n in e.feature_names else np.zeros(len(e)) for n in names], axis=1)
+                if names
+                else np.empty((len(e), 0))
+                for e in events
+            ]
+        )
         first = events[0]
         return Event(
             positions=np.concatenate([event.positions for event in events]),

@@ -45,7 +45,7 @@ class CylindricalDetector(Detector):
         response: constants of the fast simulation.
     """
 
-    type: ClassVar[str] = "cylindrical"
+    registered_name: ClassVar[str] = "cylindrical"
 
     eta: tuple[float, float] = (-2.0, 2.0)
     radius: tuple[float, float]

@@ -15,7 +15,7 @@ class SPHENIXINTT(CylindricalDetector):
     in z.
     """
 
-    type: ClassVar[str] = "sphenix-intt"
+    registered_name: ClassVar[str] = "sphenix-intt"
 
     eta: tuple[float, float] = (-2.5, 2.5)
     radius: tuple[float, float] = (6.5, 11.0)

@@ -15,7 +15,7 @@ class SPHENIXMVTX(CylindricalDetector):
     the averaged hits of the public silicon sample. Pixel pitch 29.24 um in z and 26.88 um in r-phi.
     """
 
-    type: ClassVar[str] = "sphenix-mvtx"
+    registered_name: ClassVar[str] = "sphenix-mvtx"
 
     eta: tuple[float, float] = (-2.5, 2.5)
     radius: tuple[float, float] = (2.0, 5.0)

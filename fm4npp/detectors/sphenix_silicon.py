@@ -13,6 +13,6 @@ from fm4npp.detectors.sphenix_mvtx import SPHENIXMVTX
 class SPHENIXSilicon(CompositeDetector):
     """sPHENIX silicon trackers: MVTX (layers 0 to 2) and INTT (layers 3 to 6) together."""
 
-    type: ClassVar[str] = "sphenix-silicon"
+    registered_name: ClassVar[str] = "sphenix-silicon"
 
     parts: tuple[CylindricalDetector, ...] = (SPHENIXMVTX(), SPHENIXINTT())

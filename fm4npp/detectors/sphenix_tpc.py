@@ -29,7 +29,7 @@ class SPHENIXTPC(CylindricalDetector):
     The paper prints [30, 78] cm for r; the released code and checkpoints use the limits below.
     """
 
-    type: ClassVar[str] = "sphenix-tpc"
+    registered_name: ClassVar[str] = "sphenix-tpc"
 
     radius: tuple[float, float] = (31.371997833251953, 75.38493347167969)
     layers: tuple[float, ...] = LAYERS

@@ -19,7 +19,7 @@ class STARTPC(CylindricalDetector):
     standard deviation (449) of public simulated events.
     """
 
-    type: ClassVar[str] = "star-tpc"
+    registered_name: ClassVar[str] = "star-tpc"
 
     radius: tuple[float, float] = (59.0, 196.0)
     layers: tuple[float, ...] = (
@@ -28,9 +28,7 @@ class STARTPC(CylindricalDetector):
         *(127.195 + 2.0 * row for row in range(32)),
     )
     group_boundaries: tuple[float, ...] = (125.0,)
-    measured: dict[str, Feature] = Field(
-        default_factory=lambda: {"energy": Feature(mean=348.0, std=449.0, unit="ADC")}
-    )
+    measured: dict[str, Feature] = Field(default_factory=lambda: {"energy": Feature(mean=348.0, std=449.0, unit="ADC")})
     columns_of: dict[str, str] = Field(
         default_factory=lambda: {
             "x": "TPCHits_x",

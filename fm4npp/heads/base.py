@@ -90,13 +90,13 @@ class HeadInputs(nn.Module):
 
     def forward(self, hidden: HiddenStates, batch: EventBatch) -> Tensor:
         """(T, width)."""
-        values = {
-            "blocks": lambda: self.mix(hidden.blocks),
-            "embedding": lambda: hidden.embedding,
-            "coordinates": lambda: torch.cat([batch.coordinates, batch.features], dim=1).to(hidden.embedding.dtype),
-        }
-        projected: list[Tensor] = [mapping(values[name]()) for name, mapping in self.maps.items()]
-        return torch.stack(projected).sum(0) if len(projected) > 1 else projected[0]
+        projected: list[Tensor] = [mapping(self._values(name, hidden, batch)) for name, mapping in self.maps.items()]
+        return sum(projected[1:], projected[0])
+
+    def _values(self, name: str, hidden: HiddenStates, batch: EventBatch) -> Tensor:
+        if name == "coordinates":
+            return torch.cat([batch.coordinates, batch.features], dim=1)
+        return hidden.embedding if name == "embedding" else self.mix(hidden.blocks)
 
 
 class Head(nn.Module, ABC):
@@ -105,7 +105,7 @@ class Head(nn.Module, ABC):
     Subclasses name their configuration class in `Config` and are built as `cls(config, context)`.
     """
 
-    type: ClassVar[str] = ""
+    registered_name: ClassVar[str] = ""
     Config: ClassVar[type[HeadConfig]] = HeadConfig
     config: Any
     labels: Mapping[str, str]

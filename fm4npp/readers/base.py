@@ -14,7 +14,7 @@ Columns = dict[str, Any]
 class Reader(ABC):
     """One file format."""
 
-    type: ClassVar[str] = ""
+    registered_name: ClassVar[str] = ""
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
