@@ -38,7 +38,7 @@ class SPHENIXTPC(CylindricalDetector):
         default_factory=lambda: {"energy": Feature(mean=253.0982, std=268.7093, unit="ADC")}
     )
     # Field, length and cluster resolutions of the 2023 simulation (sPHENIX coresoftware): 1.4 T map, 105.5 cm drift,
-    # 150 um in r-phi and 500 um in z.
+    # 150 um in r-phi and 500 um in z. The gain gives simulated spacepoints the mean energy of TPCpp-10M.
     response: Response | None = Response(
         field=1.4,
         half_length=105.5,
@@ -46,5 +46,5 @@ class SPHENIXTPC(CylindricalDetector):
         resolution_z=0.05,
         efficiency=0.97,
         thickness=0.9,
-        gain=120.0,
+        gain=125.0,
     )

@@ -1,0 +1,180 @@
+"""Checkpoint folders: finding them, and reading and writing their tensors without a silent difference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fm4npp.errors import CheckpointError
+from fm4npp.files import read_json
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+MAX_SHARD_SIZE = "5GB"
+
+
+def resolve(
+    name: str | Path,
+    *,
+    marker: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """The local folder of a checkpoint.
+
+    Args:
+        name: a folder, or the id `owner/name` of a Hub repository, which is downloaded into the cache.
+        marker: file that the folder must hold to be what is asked for.
+        revision: branch, tag or commit of a Hub repository.
+        cache_dir: cache to use in place of the default one.
+        token: Hub token.
+        local_files_only: do not ask the network.
+        force_download: download even if the cache has it.
+
+    Raises:
+        CheckpointError: if there is no such folder or repository, or it holds something else.
+    """
+    folder = Path(name)
+    if not folder.exists():
+        if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+            raise CheckpointError(f"{name}: no such folder, and not the id owner/name of a Hub repository")
+        try:
+            folder = Path(
+                snapshot_download(
+                    str(name),
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    token=token,
+                    local_files_only=local_files_only,
+                    force_download=force_download,
+                    allow_patterns=["*.json", "*.safetensors", "README.md"],
+                )
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"{name}: no such folder, and the Hub does not give it ({reason})") from error
+    if not (folder / marker).is_file():
+        raise CheckpointError(f"{folder}: holds no {marker}, so it is not the checkpoint that is asked for")
+    return folder
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of `model.safetensors`, or of the shards that its index names.
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+    folder = Path(folder)
+    index = folder / INDEX_NAME
+    if not index.exists():
+        return _read_file(folder / WEIGHTS_NAME)
+    weight_map = read_json(index, CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: holds no weight_map")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: names {name!r}, which is not a file of this folder")
+        tensors |= _read_file(folder / name)
+    if set(tensors) != set(weight_map):
+        raise CheckpointError(f"{index}: does not list the tensors that its shards hold")
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+
+
+def write_tensors(module: nn.Module, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
+    """Write a module's state to `model.safetensors`, in shards with an index above `max_shard_size`."""
+    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in module.state_dict().items()}
+    save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """Copy `tensors` into a module, all of them and nothing else.
+
+    Raises:
+        CheckpointError: naming every tensor that is missing, unexpected or of another shape or kind.
+    """
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in own]
+    for name in own.keys() & tensors.keys():
+        if own[name].shape != tensors[name].shape:
+            problems.append(f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}")
+        elif own[name].is_floating_point() != tensors[name].is_floating_point():
+            problems.append(f"{name} is {tensors[name].dtype}, not {own[name].dtype}")
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{where}: the weights do not fit the configuration: {shown}")
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes, types and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """Write a folder's files beside it first and move them in only when all are there.
+
+    Args:
+        folder: the final folder; other files in it stay, stale weight files go.
+
+    Yields:
+        An empty folder to write to.
+
+    Raises:
+        CheckpointError: if something cannot be written; `folder` is then as it was.
+    """
+    folder = Path(folder)
+    staging: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+        yield staging
+        written = sorted(staging.iterdir(), key=lambda path: path.suffix == ".json")
+        for path in written:
+            _flush(path)
+        for stale in folder.glob("model*.safetensors*"):
+            if stale.name not in {path.name for path in written}:
+                stale.unlink()
+        for path in written:  # config.json last: a folder that has one is complete
+            path.replace(folder / path.name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error})") from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,165 @@
+"""Commands on events: simulate, convert, inspect, display."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fm4npp.cli.app import AsJson, Debug, command, finish, progress
+from fm4npp.errors import ConfigurationError, DataError
+
+DetectorOption = Annotated[str, typer.Option("--detector", help="Registered name, or a YAML file.")]
+ReaderOption = Annotated[str, typer.Option("--reader", help="File format, in place of recognising it.")]
+
+
+@command
+def simulate(
+    output: Annotated[Path, typer.Option(help="Events file to write (Parquet).")],
+    detector: DetectorOption = "sphenix-tpc",
+    events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same events.")] = 1,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the particle gun.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate labelled events: a particle gun, helices, layers and their response.
+
+    Example: fm4npp simulate --detector sphenix-tpc --events 1000 --seed 1 --output events.parquet mean_primaries=20
+    """
+    from fm4npp import detectors
+    from fm4npp.data import EventWriter
+    from fm4npp.simulation import ParticleGun
+    from fm4npp.simulation import simulate as simulated
+
+    chosen = detectors.load(detector)
+    gun = _gun(ParticleGun, overrides or [])
+    hits = 0
+    with progress("simulating", events) as update, EventWriter(output) as writer:
+        for event in simulated(chosen, events, seed, gun):
+            writer.write(event)
+            hits += len(event)
+            update(writer.num_events)
+    summary = {"output": str(output), "events": events, "spacepoints": hits, "detector": chosen.name, "seed": seed}
+    finish(
+        summary,
+        as_json,
+        f"{output}: {events} events of {chosen.name}, {hits} spacepoints ({hits / events:.1f} an event)",
+    )
+
+
+def _gun(cls: Any, overrides: list[str]) -> Any:
+    import yaml
+    from pydantic import ValidationError
+
+    from fm4npp.registry import explain
+
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{override!r} is not a setting; write key=value")
+        values[key] = yaml.safe_load(text)
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, "particle gun: ")) from error
+
+
+@command
+def convert(
+    inputs: Annotated[list[Path], typer.Argument(help="Files or folders, in order.")],
+    detector: DetectorOption,
+    output: Annotated[Path, typer.Option(help="Events file to write (Parquet).")],
+    labels: Annotated[
+        str, typer.Option(help="auto: what the files have; none; require: refuse files without.")
+    ] = "auto",
+    reader: ReaderOption = "auto",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Convert files of any known format into one events file.
+
+    Example: fm4npp convert hits.root --detector star-tpc --output star.parquet
+    """
+    from fm4npp.convert import convert as converted
+
+    if labels not in ("auto", "none", "require"):
+        raise ConfigurationError(f"--labels is auto, none or require, not {labels!r}")
+    with progress("converting") as update:
+        report = converted(inputs, detector, output, reader=reader, labels=labels, progress=update)  # type: ignore[arg-type]
+    lines = [
+        f"{output}: {report.num_events} events, {report.num_spacepoints} spacepoints, "
+        f"{report.num_empty_events} events empty; labels: {', '.join(report.labels) or 'none'}"
+    ]
+    if len(report.spacepoints_of) > 1:
+        lines.append("spacepoints of " + ", ".join(f"{name}: {n}" for name, n in report.spacepoints_of.items()))
+    if report.num_outside:
+        lines.append(
+            f"{report.num_outside} spacepoints ({report.share_outside:.2%}) lie outside the detector's nominal bounds; "
+            "they are kept" + (": wrong detector or units?" if report.share_outside > 0.05 else "")
+        )
+    finish(dataclasses.asdict(report), as_json, *lines)
+
+
+@command
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Events file, checkpoint folder or head folder.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an events file, a checkpoint or a head holds: counts, ranges, labels, hashes."""
+    from fm4npp.cli import inspection
+
+    if not path.exists():
+        raise DataError("no such file or folder", file=path)
+    summary = inspection.folder(path) if path.is_dir() else inspection.events_file(path)
+    finish(summary, as_json, *inspection.lines(summary))
+
+
+@command
+def display(
+    events: Annotated[Path, typer.Argument(help="Events file, or a file of any known format.")],
+    output: Annotated[Path, typer.Option(help="Picture to write (PNG).")],
+    event: Annotated[int, typer.Option(min=0, help="Index of the event in the file.")] = 0,
+    predictions: Annotated[Path | None, typer.Option(help="What `fm4npp predict` wrote (Parquet).")] = None,
+    detector: Annotated[str | None, typer.Option(help="For files that do not say it themselves.")] = None,
+    reader: ReaderOption = "auto",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw one event, truth beside prediction, in x-y and r-z.
+
+    Example: fm4npp display events.parquet --event 3 --predictions tracks.parquet --output event.png
+    """
+    from itertools import islice
+
+    from fm4npp import detectors
+    from fm4npp.data import read_events
+    from fm4npp.evaluation.predict import read_track_ids
+    from fm4npp.plotting import draw_event
+
+    if output.suffix != ".png":
+        raise ConfigurationError(f"{output}: events are drawn to .png")
+    found = next(islice(read_events(events, detector, reader=reader), event, None), None)
+    if found is None:
+        raise DataError(f"has no event with index {event}", file=events)
+    tracks = read_track_ids(predictions, event) if predictions is not None else None
+    if tracks is not None and len(tracks) != len(found):
+        raise DataError(
+            f"has {len(tracks)} spacepoints in event {event}, {events} has {len(found)}",
+            file=predictions,
+            remedy="predict this events file",
+        )
+    name = detector or found.detector
+    geometry = detectors.load(name).geometry if detector or name in detectors.names() else None
+    draw_event(found, tracks, output=output, geometry=geometry)
+    finish(
+        {"output": str(output), "spacepoints": len(found)},
+        as_json,
+        f"{output}: event {event}, {len(found)} spacepoints",
+    )

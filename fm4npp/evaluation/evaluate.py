@@ -1,0 +1,103 @@
+"""Metrics of a model's heads on labelled events, and of its objective on any."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from fm4npp.data import in_batches
+from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.evaluation.predict import predict_events
+from fm4npp.event import Event
+from fm4npp.metrics import evaluate_classes, evaluate_tracks
+from fm4npp.modeling import FM4NPPModel
+from fm4npp.processing import FM4NPPProcessor
+
+Report = dict[str, Any]
+
+
+def evaluate(
+    model: FM4NPPModel,
+    processor: FM4NPPProcessor,
+    events: Iterable[Event],
+    *,
+    tokens_per_batch: int = 16384,
+    min_hits: int = 1,
+    progress: Callable[[int], None] = lambda num_events: None,
+) -> Report:
+    """Evaluate every head of a model; a model without heads is evaluated by its objective.
+
+    Args:
+        model: in evaluation mode or not; nothing is trained.
+        processor: of the same checkpoint.
+        events: with the labels that the heads were trained with.
+        tokens_per_batch: spacepoints run at once, at most.
+        min_hits: fewest spacepoints of a true track that counts in efficiency and purity; 1 is the paper's.
+        progress: called with the number of events after each one.
+
+    Returns:
+        Head name -> its metrics as plain values; see `TrackingMetrics` and `ClassificationMetrics`.
+
+    Raises:
+        DataError: if there is no event, or a label is missing.
+    """
+    if not model.heads:
+        return {"objective": objective_loss(model, processor, events, tokens_per_batch=tokens_per_batch)}
+    pairs: dict[str, list[tuple[Any, Any]]] = {name: [] for name in model.heads}
+    count = 0
+    for event, predictions in predict_events(model, processor, events, tokens_per_batch=tokens_per_batch):
+        for name, found in predictions.items():
+            prediction, label = _judged(model, name)
+            if label not in event.labels:
+                raise DataError(
+                    f"has no label {label!r}, which the head {name!r} is judged by",
+                    file=event.source or None,
+                    event=event.event_id,
+                    remedy="evaluate on labelled events",
+                )
+            pairs[name].append((event.labels[label], found[prediction]))
+        count += 1
+        progress(count)
+    if not count:
+        raise DataError("no events to evaluate")
+    return {name: _metrics(model, name, found, min_hits) for name, found in pairs.items()}
+
+
+def _judged(model: FM4NPPModel, name: str) -> tuple[str, str]:
+    labels: dict[str, str] = dict(model.heads[name].labels)  # type: ignore[arg-type]
+    if len(labels) != 1:
+        raise ConfigurationError(f"the head {name!r} predicts {', '.join(labels)}: no metric for that")
+    return next(iter(labels.items()))
+
+
+def _metrics(model: FM4NPPModel, name: str, pairs: list[tuple[Any, Any]], min_hits: int) -> Report:
+    head = model.heads[name]
+    if _judged(model, name)[1] == "track_id":
+        return {"task": "track finding", **dataclasses.asdict(evaluate_tracks(pairs, min_hits))}
+    classes = int(head.config.num_classes)  # type: ignore[union-attr, arg-type]
+    return {"task": "classification", **dataclasses.asdict(evaluate_classes(pairs, classes))}
+
+
+@torch.no_grad()
+def objective_loss(
+    model: FM4NPPModel, processor: FM4NPPProcessor, events: Iterable[Event], *, tokens_per_batch: int = 16384
+) -> Report:
+    """The pretraining loss on events, the mean over spacepoints.
+
+    Raises:
+        DataError: if there are no spacepoints.
+    """
+    model.eval()
+    total = tokens = count = 0.0
+    for group in in_batches(events, tokens_per_batch):
+        batch = processor(group).to(next(model.parameters()).device)
+        loss = model(**batch).loss
+        total += float(loss) * batch.num_tokens
+        tokens += batch.num_tokens
+        count += batch.num_events
+    if not tokens:
+        raise DataError("no spacepoints to evaluate")
+    return {"task": "pretraining", "loss": total / tokens, "num_events": int(count), "num_hits": int(tokens)}

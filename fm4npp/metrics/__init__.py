@@ -1,0 +1,15 @@
+"""Metrics of predictions against truth: pure functions on arrays, accumulated over a set of events."""
+
+from __future__ import annotations
+
+from fm4npp.metrics.classification import ClassificationMetrics, confusion_matrix, evaluate_classes
+from fm4npp.metrics.tracking import TrackingMetrics, evaluate_tracks, per_event_ari
+
+__all__ = [
+    "ClassificationMetrics",
+    "TrackingMetrics",
+    "confusion_matrix",
+    "evaluate_classes",
+    "evaluate_tracks",
+    "per_event_ari",
+]

@@ -1,0 +1,235 @@
+"""Events to batches and predictions back to the file's order: everything around the model that is fitted or scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fm4npp.batch import EventBatch
+from fm4npp.checkpoint import resolve
+from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
+from fm4npp.detectors import Detector
+from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.event import Event
+from fm4npp.files import write_json
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PreparedEvent:
+    """One event as the model reads it, in NumPy: what a loader's worker makes.
+
+    Attributes:
+        coordinates: (N, 3) float32, normalised, in the serializer's order like everything below.
+        features: (N, F) float32, scaled.
+        detector_ids: (N,) int64.
+        order: (N,) int64, index of each token among the event's spacepoints.
+        targets: name -> (N, ...).
+        labels: name -> (N,) int64.
+    """
+
+    coordinates: Array
+    features: Array
+    detector_ids: Array
+    order: Array
+    targets: Mapping[str, Array]
+    labels: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def collate(events: Sequence[PreparedEvent]) -> EventBatch:
+    """Pack prepared events end to end.
+
+    Args:
+        events: at least one.
+
+    Returns:
+        The batch; a label is in it if every event has it.
+    """
+
+    def pack(get: Callable[[PreparedEvent], Array]) -> Tensor:
+        return torch.from_numpy(np.concatenate([get(event) for event in events]))
+
+    labels = set.intersection(*(set(event.labels) for event in events))
+    offsets = np.concatenate([[0], np.cumsum([len(event) for event in events])])
+    return EventBatch(
+        coordinates=pack(lambda event: event.coordinates),
+        features=pack(lambda event: event.features),
+        detector_ids=pack(lambda event: event.detector_ids),
+        offsets=torch.from_numpy(offsets),
+        order=pack(lambda event: event.order),
+        targets={name: pack(lambda event, name=name: event.targets[name]) for name in events[0].targets},
+        labels={name: pack(lambda event, name=name: event.labels[name]) for name in sorted(labels)},
+    )
+
+
+class FM4NPPProcessor:
+    """Detectors, serializers and objective of a model, with their fitted constants.
+
+    Args:
+        config: the configuration shared with the model.
+    """
+
+    def __init__(self, config: FM4NPPConfig) -> None:
+        self.config = config
+        self._slots = {name: slot for slot, name in enumerate(config.subsystems)}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> FM4NPPProcessor:
+        """The processor of a checkpoint: a folder, or the id of a Hub repository.
+
+        Raises:
+            CheckpointError: if it cannot be found or read.
+        """
+        folder = resolve(
+            path_or_name,
+            marker=CONFIG_NAME,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        return cls(FM4NPPConfig.load(folder))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`, the same file that the model writes.
+
+        Raises:
+            ConfigurationError: if the folder holds the configuration of another model, which this would break.
+        """
+        path = Path(folder) / CONFIG_NAME
+        if path.exists() and FM4NPPConfig.load(folder) != self.config:
+            raise ConfigurationError(f"{path}: belongs to another model; save into another folder")
+        write_json(path, self.config.json_object())
+
+    def fit(self, events: Iterable[Event]) -> FM4NPPProcessor:
+        """A processor whose serializers and objective are fitted to events; constants it already has are replaced.
+
+        Args:
+            events: of the configured detectors; at least one spacepoint of each.
+
+        Raises:
+            DataError: if an event is of another detector, or a detector has no spacepoints to be fitted to.
+        """
+        found: dict[str, list[tuple[Array, dict[str, Array]]]] = {d.name: [] for d in self.config.detectors}
+        for event in events:
+            detector = self._detector(event)
+            coordinates = self._coordinates(event, detector)
+            found[detector.name].append((coordinates, _columns(event)))
+        serializers = dict(self.config.serializers)
+        for detector in self.config.detectors:
+            if not any(len(coordinates) for coordinates, _ in found[detector.name]):
+                raise DataError(f"no spacepoints of detector {detector.name!r} to fit to")
+            points = [coordinates for coordinates, _ in found[detector.name]]
+            serializers[detector.name] = serializers[detector.name].fit(points, detector.geometry)
+        largest = max(self.config.detectors, key=lambda detector: len(found[detector.name]))
+        everything = [pair for pairs in found.values() for pair in pairs]
+        objective = self.config.objective.fit(everything, largest.geometry)
+        return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective))
+
+    def prepare(self, event: Event, *, targets: bool = True) -> PreparedEvent:
+        """One event to the arrays that the model reads.
+
+        Args:
+            event: of one of the configured detectors.
+            targets: whether to compute the objective's targets.
+
+        Raises:
+            NotFittedError: if the serializer or the objective needs a fit.
+            DataError: if the event is of another detector, or lies on the beam axis, where eta is infinite.
+        """
+        detector = self._detector(event)
+        coordinates = self._coordinates(event, detector)
+        order = self.config.serializers[detector.name].order(coordinates, detector.geometry)
+        coordinates, event = coordinates[order], event.take(order)
+        return PreparedEvent(
+            coordinates=coordinates,
+            features=self._features(event, detector),
+            detector_ids=self._detector_ids(event),
+            order=order,
+            targets=self.config.objective.targets(coordinates, detector.geometry, _columns(event)) if targets else {},
+            labels={name: values.astype(np.int64) for name, values in event.labels.items()},
+        )
+
+    def __call__(self, events: Sequence[Event], *, targets: bool = True) -> EventBatch:
+        """Events to one packed batch; see `prepare`."""
+        if not len(events):
+            raise DataError("no events to make a batch of")
+        return collate([self.prepare(event, targets=targets) for event in events])
+
+    def restore(self, values: Tensor | Mapping[str, Tensor], batch: EventBatch) -> list[Any]:
+        """Predictions of a batch to one array an event, in the order of the file's spacepoints.
+
+        Args:
+            values: (T, ...) in the order of the batch, or a mapping of such.
+            batch: the batch they were predicted for.
+
+        Returns:
+            For every event its (N, ...) array, or a mapping name -> array.
+        """
+        if isinstance(values, Mapping):
+            restored = {name: self.restore(item, batch) for name, item in values.items()}
+            return [{name: restored[name][i] for name in values} for i in range(batch.num_events)]
+        array = values.detach().cpu().numpy()
+        order, offsets = batch.order.cpu().numpy(), batch.offsets.cpu().numpy()
+        out = []
+        for start, stop in pairwise(offsets.tolist()):
+            event = np.empty_like(array[start:stop])
+            event[order[start:stop]] = array[start:stop]
+            out.append(event)
+        return out
+
+    def _detector(self, event: Event) -> Detector:
+        if event.detector:
+            return self.config.detector(event.detector)
+        if len(self.config.detectors) == 1:
+            return self.config.detectors[0]
+        raise DataError("does not say which detector it is of", event=event.event_id)
+
+    def _coordinates(self, event: Event, detector: Detector) -> Array:
+        coordinates = detector.geometry.coordinates(event.positions)
+        bad = ~np.isfinite(coordinates).all(axis=1)
+        if bad.any():
+            raise DataError(
+                f"{int(bad.sum())} spacepoints on the beam axis (r = 0), where eta is infinite",
+                event=event.event_id,
+                remedy="remove them from the input",
+            )
+        return coordinates
+
+    def _features(self, event: Event, detector: Detector) -> Array:
+        names = self.config.feature_names
+        features = np.zeros((len(event), len(names)), dtype=np.float32)
+        for name, feature in detector.features.items():
+            features[:, names.index(name)] = feature.scaled(event.feature(name))
+        return features
+
+    def _detector_ids(self, event: Event) -> Array:
+        unknown = [name for name in event.subsystems if name not in self._slots]
+        if unknown:
+            raise DataError(f"has spacepoints of {', '.join(unknown)}, unknown to this model", event=event.event_id)
+        slots = np.array([self._slots[name] for name in event.subsystems] or [0], dtype=np.int64)
+        return slots[event.ids]
+
+
+def _columns(event: Event) -> dict[str, Array]:
+    return {name: event.feature(name) for name in event.feature_names}

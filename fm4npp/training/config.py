@@ -1,0 +1,190 @@
+"""What a run is told: YAML files with dotted overrides, every key checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fm4npp.configuration import WIDTHS
+from fm4npp.errors import ConfigurationError
+from fm4npp.registry import explain, suggest
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value)]
+
+
+class Strict(BaseModel):
+    """A frozen configuration in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingConfig(Strict):
+    """The loop's settings; the defaults are the paper's recipe (section 5.1, appendix B.7) but for the run length.
+
+    Attributes:
+        steps: optimizer steps.
+        tokens_per_batch: spacepoints in a batch, at most, on each process; a longer event is a batch of its own.
+        learning_rate: peak, after warm-up.
+        final_learning_rate: at the last step, as a fraction of the peak.
+        warmup_steps: linear, from 0.
+        weight_decay: of matrices; norms, biases and the state-space constants take none.
+        betas: of AdamW.
+        clip_norm: gradients are scaled down to this norm.
+        validate_every: steps between validations; also the last step.
+        save_every: steps between checkpoints for `--resume`; also the last step.
+        log_every: steps between records of the training loss.
+        seed: of weights and order of events.
+        num_workers: processes that prepare events.
+        precision: of the matrix products; the state is always float32.
+    """
+
+    steps: Count = 1000
+    tokens_per_batch: Count = 16384
+    learning_rate: Positive = 2e-4
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: NotNegative = 0.01
+    betas: tuple[NotNegative, NotNegative] = (0.9, 0.95)
+    clip_norm: Positive = 0.1
+    validate_every: Count = 200
+    save_every: Count = 200
+    log_every: Count = 10
+    seed: int = 0
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class DataConfig(Strict):
+    """The events of a run.
+
+    Attributes:
+        train: events files.
+        validation: events files that choose the best weights; without any, the last weights are the best.
+        fit_events: training events that the serializer and the objective are fitted to.
+    """
+
+    train: Paths = Field(min_length=1)
+    validation: Paths = ()
+    fit_events: Count = 10_000
+
+
+class ModelConfig(Strict):
+    """A new model.
+
+    Attributes:
+        size: m1 to m6, the widths of the paper's Table 1; sets `backbone.width`.
+        detectors: specifications; empty means those of the training files.
+        serializer: specification, the same for every detector.
+        objective: specification.
+        embedding: fields of the embedding.
+        backbone: specification.
+    """
+
+    size: str | None = None
+    detectors: tuple[str | dict[str, Any], ...] = ()
+    serializer: str | dict[str, Any] = "raster-scan"
+    objective: str | dict[str, Any] = "k-nnn"
+    embedding: dict[str, Any] = Field(default_factory=dict)
+    backbone: dict[str, Any] = Field(default_factory=lambda: {"type": "mamba2"})
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.size is not None and self.size not in WIDTHS:
+            raise ValueError(f"unknown size {self.size!r}; {suggest(self.size, tuple(WIDTHS))}")
+        if (self.size is None) == ("width" not in self.backbone):
+            raise ValueError("give either model.size or model.backbone.width")
+        return self
+
+    def fields(self, detectors: Sequence[str]) -> dict[str, Any]:
+        """The fields of an `FM4NPPConfig`, with the training files' detectors where none are named."""
+        width = {"width": WIDTHS[self.size]} if self.size is not None else {}
+        return {
+            "detectors": list(self.detectors or detectors),
+            "serializer": self.serializer,
+            "objective": self.objective,
+            "embedding": self.embedding,
+            "backbone": {"type": "mamba2", **self.backbone, **width},
+        }
+
+
+class PretrainConfig(Strict):
+    """A pretraining run."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+
+
+class AdaptConfig(Strict):
+    """An adaptation run.
+
+    Attributes:
+        name: what the head is called in the model.
+        head: its specification.
+        data: labelled events.
+        training: the loop's settings.
+        freeze_backbone: train the head alone. The backbone is part of the result only if it is trained.
+    """
+
+    name: str
+    head: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig(learning_rate=1e-3, weight_decay=1e-4, clip_norm=1.0)
+    freeze_backbone: bool = True
+
+
+ConfigT = TypeVar("ConfigT", bound=Strict)
+
+
+def parse(cls: type[ConfigT], values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "") -> ConfigT:
+    """A configuration from plain values and `key.path=value` overrides, whose values are read as YAML.
+
+    Raises:
+        ConfigurationError: naming every wrong or unknown key.
+    """
+    merged: dict[str, Any] = {**values}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"{override!r} is not an override; write key.path=value")
+        try:
+            _assign(merged, key.split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{override!r}: the value is not valid YAML") from error
+    try:
+        return cls.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, f"{source}: " if source else "")) from error
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        inner = values.get(key)
+        if inner is not None and not isinstance(inner, str | Mapping):
+            raise ConfigurationError(f"{override!r}: {key} holds no further keys")
+        # A component given by its name alone becomes a specification that can take fields.
+        values[key] = {"type": inner} if isinstance(inner, str) else dict(inner or {})
+        values = values[key]
+    values[path[-1]] = value
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigurationError: if it cannot be read or is no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: holds no configuration")
+    return values
