@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fm4npp import detectors, readers
+from fm4npp import __version__, detectors, readers
 from fm4npp.detectors import Detector
 from fm4npp.errors import DataError
 from fm4npp.event import Event
@@ -113,7 +113,6 @@ class EventWriter:
 
     Args:
         path: final name.
-        detector: when given, a file without a single event can be written too.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -135,7 +134,7 @@ class EventWriter:
             DataError: if its columns differ from the first event's.
         """
         if self._writer is None:
-            self._metadata = events_parquet.metadata_of(event)
+            self._metadata = events_parquet.metadata_of(event, __version__)
             self._schema = events_parquet.schema(self._metadata, event)
             self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
         try:
@@ -164,7 +163,7 @@ class EventWriter:
 
     def _flush(self) -> None:
         if self._rows and self._writer is not None:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._writer.write_batch(events_parquet.record_batch(self._rows, self._schema))
             self._rows.clear()
 
 
@@ -213,14 +212,21 @@ class EventDataset(Dataset[Event]):
             raise IndexError(index)
         part = bisect.bisect_right(self._starts, index) - 1
         row = self._parts[part][index - self._starts[part]]
-        columns = events_parquet.columns_of_row(row, 0)
+        metadata = self._metadata[part]
         try:
-            return events_parquet.event(columns, self._metadata[part])
+            columns = _first_row(row, metadata, self.paths[part])
+            return events_parquet.event(columns, metadata)
         except DataError as error:
             raise error.at(file=self.paths[part]) from error
 
     def __iter__(self) -> Iterator[Event]:
         return (self[index] for index in range(len(self)))
+
+
+def _first_row(table: pa.Table, metadata: events_parquet.Metadata, path: Path) -> readers.Columns:
+    lists, scalars = events_parquet.columns_of(metadata)
+    (batch,) = table.combine_chunks().to_batches()
+    return next(events_parquet.rows(batch, lists, scalars, path))
 
 
 def _load_parquet(path: Path) -> Any:

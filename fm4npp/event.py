@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,18 +24,55 @@ LABEL_DTYPES: Mapping[str, Any] = {"track_id": np.int64, "particle_class": np.in
 
 
 def particle_class(pdg: Array) -> Array:
-    """PDG codes (N,) to the index (N,) int64 of their class in `PARTICLE_CLASSES`, the sign ignored."""
-    codes = np.abs(np.asarray(pdg, dtype=np.int64))
+    """PDG codes (N,) to the index (N,) int64 of their class in `PARTICLE_CLASSES`, the sign ignored.
+
+    Raises:
+        DataError: if a code is no integer.
+    """
+    codes = np.abs(exact(pdg, np.int64, "pdg"))
     classes = np.zeros(codes.shape, dtype=np.int64)
     for code, index in _CLASS_OF_PDG.items():
         classes[codes == code] = index
     return classes
 
 
-def _frozen(values: Any, dtype: Any = None) -> Array:
-    array: Array = np.array(values, dtype=dtype, order="C")
-    array.setflags(write=False)
-    return array
+def exact(values: Any, dtype: Any, what: str, event: object | None = None) -> Array:
+    """A copy of some values in another type, if none of them changes.
+
+    Args:
+        values: (N,) numbers.
+        dtype: the wanted type; None keeps theirs, in this machine's byte order.
+        what: what they are, for the message.
+        event: where they are, for the message.
+
+    Raises:
+        DataError: if they are not (N,) numbers, or one does not fit (a fraction or NaN in an integer, say).
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise DataError(f"{what} is {array.dtype} of shape {array.shape}, not a list of numbers", event=event)
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted: Array = np.array(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+    if not np.can_cast(array.dtype, converted.dtype):
+        same = (converted == array) | ((converted != converted) & (array != array))  # NaN differs from itself
+        if not same.all():
+            place = int(np.flatnonzero(~same)[0])
+            raise DataError(f"{what} cannot be {converted.dtype}: {array[place]} (entry {place})", event=event)
+    return converted
+
+
+def _table(values: Any, width: int, what: str, event: object) -> Array:
+    """(N, width) float32; nothing at all counts as no rows, and (N,) as one column."""
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        array = array.reshape(0, width)
+    if array.ndim == width == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] != width or (array.size and array.dtype.kind not in "biuf"):
+        raise DataError(f"{what} are {array.dtype} of shape {array.shape}, not (N, {width}) numbers", event=event)
+    with np.errstate(over="ignore"):
+        converted: Array = np.array(array, dtype=np.float32, order="C")
+    return converted
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,31 +109,40 @@ class Event:
     source: str = ""
 
     def __post_init__(self) -> None:
-        positions = _frozen(self.positions, np.float32).reshape(-1, 3)
+        positions = _table(self.positions, 3, "positions", self.event_id)
         count = len(positions)
-        features = _frozen(self.features, np.float32).reshape(count, len(self.feature_names))
-        ids = np.zeros(count) if self.detector_ids is None else self.detector_ids
-        labels = {name: _frozen(values, LABEL_DTYPES.get(name)) for name, values in self.labels.items()}
-        particles = {name: _frozen(values) for name, values in self.particles.items()}
+        none = not self.feature_names and np.size(self.features) == 0
+        features = np.empty((count, 0)) if none else self.features
+        ids = np.zeros(count, np.int16) if self.detector_ids is None else self.detector_ids
         values: dict[str, Any] = {
             "positions": positions,
-            "features": features,
+            "features": _table(features, len(self.feature_names), "features", self.event_id),
             "feature_names": tuple(self.feature_names),
-            "labels": MappingProxyType(labels),
-            "particles": MappingProxyType(particles),
+            "labels": self._arrays(self.labels),
+            "particles": self._arrays(self.particles, {}),
             "scalars": MappingProxyType(dict(self.scalars)),
-            "detector_ids": _frozen(ids, np.int16),
+            "detector_ids": exact(ids, np.int16, "detector_ids", self.event_id),
             "subsystems": tuple(self.subsystems) or ((self.detector,) if self.detector else ()),
         }
         for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
             object.__setattr__(self, name, value)
         self._check()
 
+    def _arrays(self, arrays: Mapping[str, Any], dtypes: Mapping[str, Any] = LABEL_DTYPES) -> Mapping[str, Array]:
+        copies = {name: exact(values, dtypes.get(name), name, self.event_id) for name, values in arrays.items()}
+        for values in copies.values():
+            values.setflags(write=False)
+        return MappingProxyType(copies)
+
     def _check(self) -> None:
         count = len(self.positions)
-        for what, values in {"detector_ids": self.ids, **self.labels}.items():
+        for what, values in {"features": self.features, "detector_ids": self.ids, **self.labels}.items():
             if len(values) != count:
                 raise DataError(f"{len(values)} values of {what} for {count} spacepoints", event=self.event_id)
+        if len(set(self.feature_names)) != len(self.feature_names):
+            raise DataError(f"two features of one name: {', '.join(self.feature_names)}", event=self.event_id)
         if len({len(values) for values in self.particles.values()}) > 1:
             raise DataError("particle columns of different lengths", event=self.event_id)
         for what, values in (("position", self.positions), ("feature", self.features)):
@@ -107,11 +154,19 @@ class Event:
                     event=self.event_id,
                     remedy="remove or repair them in the input",
                 )
-        if count and self.subsystems and not 0 <= self.ids.min() <= self.ids.max() < len(self.subsystems):
+        if count and not 0 <= self.ids.min() <= self.ids.max() < (len(self.subsystems) or np.inf):
             raise DataError("detector_ids outside the list of subsystems", event=self.event_id)
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Mapping proxies cannot be pickled, and the worker processes of a data loader send events as pickles.
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain: dict[str, Any] = {
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()
+        }
+        return partial(Event, **plain), ()
 
     @property
     def ids(self) -> Array:

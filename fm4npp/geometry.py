@@ -44,8 +44,8 @@ class Geometry(BaseModel):
         system: "cylindrical" gives (eta, phi, r), "cartesian" (x, y, z).
         low: lower bound of each axis (cm, radians or dimensionless), mapped to 0.
         high: upper bound of each axis, mapped to 1. Nothing is clipped: a point outside maps outside [0, 1].
-        periodic: axes whose two bounds are the same place (phi). Whether a distance wraps there is the
-            objective's choice; the paper's does not.
+        periodic: axes whose two bounds are the same place; phi unless given. Whether a distance wraps there is
+            the objective's choice; the paper's does not.
         causal_axis: index of the axis along which particles fly outwards.
         group_boundaries: places on the causal axis (its unit) that separate groups of layers; a fitted
             serializer moves each to the middle of the empty gap around it.
@@ -57,7 +57,9 @@ class Geometry(BaseModel):
     system: Literal["cylindrical", "cartesian"] = "cylindrical"
     low: Bounds
     high: Bounds
-    periodic: tuple[bool, bool, bool] = (False, True, False)
+    periodic: tuple[bool, bool, bool] = Field(
+        default_factory=lambda values: (False, values.get("system") == "cylindrical", False)
+    )
     causal_axis: Annotated[int, Field(ge=0, le=2)] = 2
     group_boundaries: tuple[float, ...] = ()
     layers: tuple[float, ...] = ()

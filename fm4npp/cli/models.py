@@ -56,7 +56,7 @@ def adapt(
 ) -> None:
     """Train a head on a pretrained model, whose backbone stays frozen unless freeze_backbone=false.
 
-    Example: fm4npp adapt --model runs/a --head track-finding --data train.parquet --output runs/tracks head.num_queries=40
+    Example: fm4npp adapt --model runs/a --head track-finding --data train.parquet --output runs/tracks
     """
     from fm4npp.training import AdaptConfig
     from fm4npp.training import adapt as adapted

@@ -90,28 +90,20 @@ class CylindricalDetector(Detector):
 
     def selection(self, columns: Columns) -> Array:
         """Columns of a file to (N,) bool: the spacepoints that this detector measured."""
-        layer = self._get(columns, "layer") if self.layer_range else None
-        if layer is None or self.layer_range is None:
-            return np.ones(len(np.atleast_1d(self._require(columns, "x"))), dtype=bool)
+        if self.layer_range is None:
+            return np.ones(len(self._require(columns, "x")), dtype=bool)
+        layer = self._require(columns, "layer")
         return (layer >= self.layer_range[0]) & (layer <= self.layer_range[1])
 
     def event(self, columns: Columns) -> Event:
         """See `Detector.event`."""
-        position = [np.atleast_1d(self._require(columns, axis)) for axis in ("x", "y", "z")]
-        features = [np.atleast_1d(self._require(columns, name)) for name in self.measured]
-        labels = self._labels(columns)
-        count = len(position[0])
-        for name, values in [*zip(("y", "z", *self.measured), position[1:] + features, strict=True), *labels.items()]:
-            if len(values) != count:
-                raise DataError(
-                    f"{len(values)} values in {self._column(name)!r} for {count} positions",
-                    remedy="the file's columns do not belong together",
-                )
+        values = self._values(columns)
+        features = [values[name] for name in self.measured]
         event = Event(
-            positions=np.stack(position, axis=1) * CENTIMETRES[self.length_unit],
-            features=np.stack(features, axis=1) if features else np.empty((count, 0)),
+            positions=np.stack([values[axis] for axis in ("x", "y", "z")], axis=1) * CENTIMETRES[self.length_unit],
+            features=np.stack(features, axis=1) if features else np.empty((len(values["x"]), 0)),
             feature_names=tuple(self.measured),
-            labels=labels,
+            labels=self._labels(values),
             particles=_prefixed(columns, "particle_", exclude=LABEL_DTYPES),
             scalars={k: v for k, v in _prefixed(columns, "event_").items() if k != "id"},
             detector=self.name,
@@ -119,13 +111,34 @@ class CylindricalDetector(Detector):
         )
         return event.take(self.selection(columns)) if self.layer_range else event
 
-    def _labels(self, columns: Columns) -> dict[str, Array]:
-        found = {name: self._get(columns, name) for name in (*LABEL_DTYPES, *TRUTH, "layer")}
-        given = {name: values for name, values in found.items() if values is not None}
+    def _values(self, columns: Columns) -> dict[str, Array]:
+        """Quantity -> (N,) as in the file, of everything that an event is made from."""
+        required = ("x", "y", "z", *self.measured, *(("layer",) if self.layer_range else ()))
+        values = {name: self._require(columns, name) for name in required}
+        truth = {name: self._get(columns, name) for name in (*LABEL_DTYPES, *TRUTH, "layer")}
+        values |= {name: array for name, array in truth.items() if array is not None}
+        count = len(values["x"])
+        for name, array in values.items():
+            if len(array) != count:
+                raise DataError(
+                    f"{len(array)} values in {self._column(name)!r} for {count} positions",
+                    remedy="the file's columns do not belong together",
+                )
+        return values
+
+    def _labels(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Quantity -> (N,) as in the file, to the labels that it gives, stored or derived."""
+        given = dict(values)
         if "particle_class" not in given and "pdg" in given:
             given["particle_class"] = particle_class(given["pdg"])
         if "is_noise" not in given and "px" in given and "py" in given:
-            given["is_noise"] = np.hypot(given["px"], given["py"]) < self.noise_below_pt
+            momentum = np.hypot(given["px"], given["py"])
+            if num_unknown := int((~np.isfinite(momentum)).sum()):
+                raise DataError(
+                    f"px or py is not finite for {num_unknown} spacepoints, so nothing says which are noise",
+                    remedy="repair them in the input, or give a noise tag",
+                )
+            given["is_noise"] = momentum < self.noise_below_pt
         if "track_id" in given and self.no_track is not None:
             given["track_id"] = np.where(given["track_id"] == self.no_track, -1, given["track_id"])
         return {name: given[name] for name in (*LABEL_DTYPES, "layer") if name in given}
@@ -135,7 +148,14 @@ class CylindricalDetector(Detector):
 
     def _get(self, columns: Columns, quantity: str) -> Array | None:
         values = columns.get(self._column(quantity))
-        return None if values is None else np.atleast_1d(np.asarray(values))
+        if values is None:
+            return None
+        array = np.atleast_1d(np.asarray(values))
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "biuf"):
+            raise DataError(
+                f"{self._column(quantity)!r} is {array.dtype} of shape {array.shape}, not a list of numbers"
+            )
+        return array
 
     def _require(self, columns: Columns, quantity: str) -> Array:
         values = self._get(columns, quantity)

@@ -63,7 +63,8 @@ class MultiHeadAttention(nn.Module):
         return attended * mask.any(dim=1)[:, None, None]
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.view(*values.shape[:2], self.num_heads, -1).transpose(1, 2)
+        num_events, count, width = values.shape
+        return values.view(num_events, count, self.num_heads, width // self.num_heads).transpose(1, 2)
 
     def _join(self, values: Tensor) -> Tensor:
         joined: Tensor = self.output(values.transpose(1, 2).flatten(2))

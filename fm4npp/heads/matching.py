@@ -40,7 +40,7 @@ def track_members(track_id: Tensor, offsets: Tensor) -> Tensor:
 def pair_dice(logits: Tensor, members: Tensor, mask: Tensor) -> Tensor:
     """Dice loss of every query with every track: 1 - (2 sum p t + 1) / (sum p + sum t + 1).
 
-    The 1 in both places keeps an empty mask defined (Milletari et al., arXiv:1606.04797, smoothed).
+    The 1 in both places, as in MaskFormer (Cheng et al., arXiv:2107.06278), keeps an empty mask defined.
 
     Args:
         logits: (B, Q, S), of the probability p that a spacepoint belongs to the query's track.

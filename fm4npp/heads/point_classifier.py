@@ -115,7 +115,7 @@ class PointClassifier(Head):
         points, mask = pad(self.inputs(hidden, batch), batch.offsets)
         for layer in self.layers:
             points = layer(points, mask)
-        return {"logits": self.classifier(self.norm(unpad(points, mask)))}
+        return {"logits": self.classifier(self.norm(unpad(points, mask).to(self.norm.weight.dtype)))}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
         """Unweighted cross-entropy: the mean over events of the mean over an event's labelled spacepoints.

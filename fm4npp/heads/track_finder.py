@@ -208,7 +208,8 @@ class TrackFinder(Head):
         }
 
     def _points(self, hidden: HiddenStates, batch: EventBatch) -> Tensor:
-        points = self.point_norm(self.inputs(hidden, batch))
+        # Under autocast the inputs are of lower precision than the norm's weight, and its fused kernel needs one type.
+        points = self.point_norm(self.inputs(hidden, batch).to(self.point_norm.weight.dtype))
         embedded: Tensor = points + self.point_feed_forward(points)
         return embedded
 

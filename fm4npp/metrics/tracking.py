@@ -201,7 +201,8 @@ def evaluate_tracks(events: Iterable[tuple[ArrayLike, ArrayLike]], min_hits: int
         pairs = [total + count for total, count in zip(pairs, counts[:3], strict=True)]
         tracks = [total + count for total, count in zip(tracks, track_counts(table, min_hits), strict=True)]
     num_hits, (num_true, num_predicted, num_matched) = sum(sizes), tracks
-    pooled = PairCounts(*pairs, num_hits * (num_hits - 1) // 2)
+    both, together, found = pairs
+    pooled = PairCounts(both, together, found, num_hits * (num_hits - 1) // 2)
     return TrackingMetrics(
         ari_per_event_mean=sum(scores) / len(scores) if scores else None,
         ari_pooled=adjusted_rand_index(pooled) if num_hits else None,

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fm4npp.errors import DataError
-from fm4npp.event import LABEL_DTYPES, Event
+from fm4npp.event import Event, exact
 from fm4npp.readers.base import Columns, Reader
 from fm4npp.readers.checks import check_required, decoding, listing
-from fm4npp.readers.npz import Array
 
 Metadata = dict[str, Any]
 
@@ -54,7 +53,7 @@ class EventsParquet(Reader):
         with decoding(path, "the Parquet file"), pq.ParquetFile(path, page_checksum_verification=True) as file:
             check_required([*lists, *scalars], file.schema_arrow.names, path)
             for batch in file.iter_batches(batch_size=ROWS, columns=[*lists, *scalars], use_threads=False):
-                yield from _rows(batch, lists, scalars, path)
+                yield from rows(batch, lists, scalars, path)
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -171,11 +170,13 @@ def event(columns: Columns, metadata: Metadata) -> Event:
     Raises:
         DataError: as of `Event`.
     """
-    count = len(columns["x"])
+    sizes = {name: len(columns[name]) for name in (*AXES, *metadata["features"])}
+    if len(set(sizes.values())) > 1:
+        raise DataError(f"columns of different lengths: {sizes}", event=columns["event_id"])
     features = [columns[name] for name in metadata["features"]]
     return Event(
         positions=np.stack([columns[axis] for axis in AXES], axis=1),
-        features=np.stack(features, axis=1) if features else np.empty((count, 0)),
+        features=np.stack(features, axis=1) if features else np.empty((sizes["x"], 0)),
         feature_names=tuple(metadata["features"]),
         labels={name: columns[name] for name in metadata["labels"]},
         particles={name: columns[f"particle_{name}"] for name in metadata["particles"]},
@@ -195,3 +196,35 @@ def _arrow_type(name: str, value: Any) -> pa.DataType:
     if dtype.kind not in "biuf":
         raise DataError(f"{name!r} holds {dtype}, which an events file cannot", remedy="give it as numbers")
     return pa.from_numpy_dtype(dtype.newbyteorder("="))
+
+
+def _column(values: Sequence[Any], field: pa.Field, records: Sequence[Columns]) -> pa.Array:
+    """One column of a batch."""
+    if pa.types.is_string(field.type):
+        return pa.array(values, field.type)
+    is_list = pa.types.is_list(field.type)
+    kind = field.type.value_type if is_list else field.type
+    dtype = np.dtype(kind.to_pandas_dtype())
+    arrays = [
+        exact(value if is_list else [value], dtype, field.name, row["event_id"])
+        for value, row in zip(values, records, strict=True)
+    ]
+    flat = pa.array(np.concatenate([np.empty(0, dtype), *arrays]), kind)
+    if not is_list:
+        return flat
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, flat)
+
+
+def rows(batch: pa.RecordBatch, lists: Sequence[str], scalars: Sequence[str], path: Path) -> Iterator[Columns]:
+    """The events of a batch; list columns are views of its buffers."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.null_count or (name in lists and (not pa.types.is_list(column.type) or column.values.null_count)):
+            raise DataError(f"the column {name!r} has values that are null or no list", file=path)
+    flat = {name: batch[name].values.to_numpy(zero_copy_only=False) for name in lists}
+    ends = {name: batch[name].offsets.to_numpy() for name in lists}
+    single = {name: batch[name].to_pylist() for name in scalars}
+    for row in range(batch.num_rows):
+        event: Columns = {name: flat[name][ends[name][row] : ends[name][row + 1]] for name in lists}
+        event |= {name: single[name][row] for name in scalars}
+        yield event

@@ -44,7 +44,9 @@ class RaggedMmap(Reader):
         if len(found) != 1:
             names = ", ".join(folder.name for folder in found) or "none"
             example = found[0] if found else path / f"{FEATURES}pretrain"
-            raise DataError(f"one split is needed (found: {names})", file=path, remedy=f"give the path of one: {example}")
+            raise DataError(
+                f"one split is needed (found: {names})", file=path, remedy=f"give the path of one: {example}"
+            )
         folders = _folders(found[0], {*required, *optional})
         check_required(required, [column for name in folders for column in COLUMNS[name]], path)
         arrays = {name: _Ragged(folder, len(COLUMNS[name])) for name, folder in folders.items()}

@@ -73,7 +73,8 @@ def _branches(file: Any, required: Sequence[str], optional: Sequence[str], path:
 
 def _paths(tree: Any) -> dict[str, str]:
     """Name -> path of every branch; a nested branch's own name too, if it is unique."""
-    paths = {path: path for path in tree.keys()}
+    keys = tree.keys()
+    paths = dict(zip(keys, keys, strict=True))
     own: dict[str, list[str]] = {}
     for path in paths:
         own.setdefault(path.rpartition("/")[2], []).append(path)

@@ -8,10 +8,10 @@ import io
 import lzma
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,11 @@ LAYER_OF_SLOT = np.array([0, 1, 2, 3, 5])
 SHAPES = {"track_vector": (3 * SLOTS,), "momentums": (3,), "origin_vertices": (3,), "ptypes": (), "energy": ()}
 """Array -> its shape after the axis of tracks."""
 HIT_COLUMNS = ("x", "y", "z", "track_id", "layer", "pdg", "px", "py", "pz")
-DECOMPRESS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+DECOMPRESS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"BZh": bz2.open,
+}
 """First bytes of a compressed archive -> what opens it."""
 BLOCK = 1 << 20
 
@@ -164,11 +168,13 @@ def _columns(payload: bytes, path: Path, name: str) -> Columns:
     """One event file to columns, without `event_id`."""
     with npz.open_archive(io.BytesIO(payload), path, name) as archive:
         arrays = {key: npz.load(archive, key, path, name) for key in (*SHAPES, "trigger")}
-    count = arrays["track_vector"].shape[:1]
+    count = len(np.atleast_1d(arrays["track_vector"]))
     for key, shape in SHAPES.items():
-        if arrays[key].shape != (*count, *shape):
-            found = f"{key!r} has shape {arrays[key].shape}, track_vector {arrays['track_vector'].shape}"
-            raise DataError(found, file=path, event=name, remedy=f"expected (tracks, {', '.join(map(str, shape))})")
+        if count == arrays[key].size == 0:  # files without tracks hold some arrays as (0,)
+            arrays[key] = arrays[key].reshape(0, *shape)
+        if arrays[key].shape != (count, *shape):
+            problem = f"{key!r} has shape {arrays[key].shape}, not {(count, *shape)}"
+            raise DataError(problem, file=path, event=name, remedy="its arrays do not belong together")
     if arrays["trigger"].shape:
         raise DataError(f"'trigger' has shape {arrays['trigger'].shape}, not one number", file=path, event=name)
     return {**_hits(arrays), **_particles(arrays), "event_trigger": arrays["trigger"].item()}

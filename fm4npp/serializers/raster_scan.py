@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
@@ -68,7 +67,7 @@ def grouped_edges(values: Array, num_bins: int, boundaries: Iterable[float]) -> 
         values: (M,), at least one.
         num_bins: B, shared out over the groups.
         boundaries: nominal places between groups, increasing; each is moved to the middle of the gap around it. A
-            group without values keeps its nominal boundaries.
+            group without values keeps its bins, empty.
 
     Returns:
         B + 1 edges that never decrease, the outer two at the smallest and the largest value (or at a nominal
@@ -76,10 +75,10 @@ def grouped_edges(values: Array, num_bins: int, boundaries: Iterable[float]) -> 
     """
     inner = [gap_middle(values, boundary) for boundary in boundaries]
     ends = [min([float(values.min()), *inner]), *inner, max([float(values.max()), *inner])]
+    group_of = np.searchsorted(inner, values, side="left")
     edges: Edges = (ends[0],)
-    for (low, high), bins in zip(itertools.pairwise(ends), share(num_bins, len(inner) + 1), strict=True):
-        group = values[(values > low) | (low == ends[0])]
-        edges += equal_count_edges(group[(group <= high) | (high == ends[-1])], bins, low, high)[1:]
+    for group, bins in enumerate(share(num_bins, len(inner) + 1)):
+        edges += equal_count_edges(values[group_of == group], bins, ends[group], ends[group + 1])[1:]
     return edges
 
 

@@ -67,7 +67,8 @@ def hilbert_transpose(cells: Array) -> Array:
     flips = np.zeros_like(axes[0])
     for bit in range(NUM_BITS - 1, 0, -1):
         flips ^= ((1 << bit) - 1) & -(axes[2] >> bit & 1)
-    return axes ^ flips
+    transpose: Array = axes ^ flips
+    return transpose
 
 
 class ZOrder(Serializer):

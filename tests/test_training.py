@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fm4npp.checkpoint import read_tensors
+from fm4npp.errors import CheckpointError, ConfigurationError, DataError, FM4NPPError
+from fm4npp.modeling import FM4NPPModel
+from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
+from fm4npp.training.checkpoint import STATE_NAME, load_state
+from fm4npp.training.config import TrainingConfig, parse, read_yaml
+from fm4npp.training.loop import Interrupted
+from fm4npp.training.schedule import learning_rate_factor, parameter_groups
+from tests.conftest import tiny_config
+
+MODEL = {
+    "serializer": {"type": "raster-scan", "num_bins": [4, 4, 3]},
+    "objective": {"type": "k-nnn", "k": 4, "targets": "offset"},
+    "backbone": {"type": "mamba2", "width": 32, "num_layers": 2, "state_size": 4, "head_dim": 16},
+}
+HEAD = {"type": "track-finding", "num_queries": 8, "width": 32, "hidden": 32}
+
+
+def pretrain_config(files, overrides=(), **training) -> PretrainConfig:
+    settings = {"steps": 6, "tokens_per_batch": 600, "warmup_steps": 2, "learning_rate": 1e-3, "validate_every": 3}
+    values = {
+        "model": MODEL,
+        "data": {"train": [str(files["train"])], "validation": [str(files["validation"])]},
+        "training": {**settings, "save_every": 100, "log_every": 1, **training},
+    }
+    return parse(PretrainConfig, values, overrides)
+
+
+def adapt_config(files, head=HEAD, **training) -> AdaptConfig:
+    data = {"train": [str(files["train"])], "validation": [str(files["validation"])]}
+    settings = {"steps": 4, "tokens_per_batch": 600, "warmup_steps": 1, "validate_every": 2, "log_every": 1}
+    return parse(AdaptConfig, {"name": "tracks", "head": head, "data": data, "training": {**settings, **training}})
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    return {record["step"]: record["loss"] for record in metrics(folder) if "loss" in record}
+
+
+@pytest.fixture(scope="module")
+def pretrained(events_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pretrained"
+    pretrain(pretrain_config(events_files), folder)
+    return folder
+
+
+def test_pretraining_leaves_a_checkpoint_and_its_story(pretrained, events, processor):
+    model = FM4NPPModel.from_pretrained(pretrained)
+    assert model.config.fitted
+    assert model.config.training["validation_loss"] > 0
+    records = metrics(pretrained)
+    assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if "validation_loss" in record] == [3, 6]
+    assert json.loads((pretrained / "run.json").read_text())["training"]["steps"] == 6
+
+
+def test_loss_falls(events_files, tmp_path):
+    pretrain(pretrain_config(events_files, steps=40, learning_rate=5e-3, validate_every=20), tmp_path)
+    found = [record["validation_loss"] for record in metrics(tmp_path) if "validation_loss" in record]
+    first = losses(tmp_path)
+    assert found[-1] < first[1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_stopped_run_resumes_exactly(events_files, tmp_path, num_workers):
+    config = pretrain_config(events_files, steps=8, save_every=2, validate_every=8, num_workers=num_workers)
+    pretrain(config, tmp_path / "straight")
+
+    def stop(record):
+        if record["step"] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="--resume") as caught:
+        pretrain(config, tmp_path / "stopped", report=stop)
+    assert caught.value.status == 130
+    assert load_state(tmp_path / "stopped")["step"] == 6
+    pretrain(config, tmp_path / "stopped", resume=True)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    first, second = read_tensors(tmp_path / "stopped"), read_tensors(tmp_path / "straight")
+    assert all(torch.equal(values, second[name]) for name, values in first.items())
+
+
+def test_the_same_seed_gives_the_same_weights(events_files, tmp_path):
+    for name in ("a", "b"):
+        pretrain(pretrain_config(events_files), tmp_path / name)
+    pretrain(pretrain_config(events_files, seed=1), tmp_path / "c")
+    first, second, third = (read_tensors(tmp_path / name) for name in "abc")
+    assert all(torch.equal(values, second[name]) for name, values in first.items())
+    assert any(not torch.equal(values, third[name]) for name, values in first.items())
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(events_files, pretrained, tmp_path):
+    with pytest.raises(ConfigurationError, match="not empty"):
+        pretrain(pretrain_config(events_files), pretrained)
+    with pytest.raises(CheckpointError, match="another run"):
+        pretrain(pretrain_config(events_files, steps=9), pretrained, resume=True)
+    with pytest.raises(CheckpointError):
+        pretrain(pretrain_config(events_files), tmp_path, resume=True)
+
+
+def test_a_pickle_is_not_executed(pretrained, events_files, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"step": 1, "payload": Payload()}, tmp_path / STATE_NAME)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5000])
+def test_a_truncated_state_is_refused(pretrained, tmp_path, size):
+    (tmp_path / STATE_NAME).write_bytes((pretrained / STATE_NAME).read_bytes()[:size])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(tmp_path)
+
+
+def test_adapting_stores_the_head_alone(pretrained, events_files, tmp_path):
+    before = {path.name: path.read_bytes() for path in pretrained.iterdir()}
+    best = adapt(pretrained, adapt_config(events_files), tmp_path / "head")
+    assert best["validation_loss"] > 0
+    assert {path.name: path.read_bytes() for path in pretrained.iterdir()} == before
+    names = set(read_tensors(tmp_path / "head"))
+    assert not any(name.startswith("backbone") for name in names)
+    model = FM4NPPModel.from_pretrained(pretrained)
+    assert model.load_head(tmp_path / "head") == "tracks"
+
+
+def test_a_stopped_adaptation_resumes_exactly(pretrained, events_files, tmp_path):
+    config = adapt_config(events_files, steps=6)
+    adapt(pretrained, config, tmp_path / "straight")
+
+    def stop(record):
+        if record["step"] == 3 and "loss" in record:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        adapt(pretrained, config, tmp_path / "stopped", report=stop)
+    assert caught.value.status == 143
+    adapt(pretrained, config, tmp_path / "stopped", resume=True)
+    first, second = read_tensors(tmp_path / "stopped"), read_tensors(tmp_path / "straight")
+    assert all(torch.equal(values, second[name]) for name, values in first.items())
+
+
+def test_the_backbone_can_be_trained_too(pretrained, events_files, tmp_path):
+    config = parse(AdaptConfig, adapt_config(events_files).model_dump(), ["freeze_backbone=false"])
+    adapt(pretrained, config, tmp_path / "whole")
+    model = FM4NPPModel.from_pretrained(tmp_path / "whole")
+    assert list(model.heads) == ["tracks"]
+    assert model.backbone_identity()["sha256"] != FM4NPPModel.from_pretrained(pretrained).backbone_identity()["sha256"]
+
+
+def test_missing_labels_stop_before_training(pretrained, events_files, events, tmp_path):
+    import dataclasses
+
+    from fm4npp.data import write_events
+
+    path = tmp_path / "unlabelled.parquet"
+    write_events([dataclasses.replace(event, labels={}) for event in events], path)
+    with pytest.raises(DataError, match="track_id"):
+        adapt(pretrained, adapt_config({"train": path, "validation": path}), tmp_path / "head")
+
+
+def test_empty_data_stops_before_training(events, tmp_path):
+    import numpy as np
+
+    from fm4npp.data import write_events
+
+    path = tmp_path / "empty.parquet"
+    write_events([event.take(np.arange(0)) for event in events], path)
+    with pytest.raises(DataError, match="no spacepoints"):
+        pretrain(pretrain_config({"train": path, "validation": path}), tmp_path / "run")
+
+
+def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(events_files, tmp_path):
+    config = pretrain_config(events_files, steps=30, learning_rate=1e30, clip_norm=1e30, warmup_steps=0)
+    with pytest.raises(FM4NPPError, match="learning_rate"):
+        pretrain(config, tmp_path)
+    model = FM4NPPModel.from_pretrained(tmp_path)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.stepz=3", "stepz"),
+        ("training.steps=0", "training.steps"),
+        ("training.learning_rate=fast", "learning_rate"),
+        ("model.size=m9", "m6"),
+        ("data.train=[]", "data.train"),
+        ("nonsense", "key.path=value"),
+        ("model.backbone.width.deep=3", "no further keys"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(events_files, override, named):
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        pretrain_config(events_files, overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_reach_into_components(events_files):
+    config = pretrain_config(
+        events_files, overrides=["model.objective.k=7", "model.serializer=hilbert", "training.seed=5"]
+    )
+    assert config.model.objective["k"] == 7
+    assert config.model.serializer == "hilbert"
+    assert config.training.seed == 5
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper-m1"])
+def test_shipped_configurations_are_valid(name):
+    from pathlib import Path
+
+    from fm4npp.configuration import FM4NPPConfig
+
+    values = read_yaml(Path(__file__).parents[1] / f"configs/{name}.yaml")
+    config = parse(PretrainConfig, values, ["data.train=some.parquet"])
+    FM4NPPConfig.create(**config.model.fields(["sphenix-tpc"]))
+
+
+def test_schedule_is_linear_then_cosine():
+    factors = [learning_rate_factor(step, 100, 10, 0.1) for step in range(100)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in pairwise(factors[10:]))
+    assert learning_rate_factor(0, 1, 0, 0.1) == pytest.approx(1.0)
+
+
+def test_only_matrices_decay():
+    model = FM4NPPModel(tiny_config())
+    decayed, spared = parameter_groups(model, 0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert not any(
+        "A_log" in names[id(p)] or "dt_bias" in names[id(p)] or "norm" in names[id(p)] for p in decayed["params"]
+    )
+    assert spared["weight_decay"] == 0
+    assert len(decayed["params"]) + len(spared["params"]) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_training_runs_outside_the_main_thread(events_files, tmp_path):
+    failures = []
+
+    def run():
+        try:
+            pretrain(pretrain_config(events_files, steps=2), tmp_path / "thread")
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert not failures
+    assert not thread.is_alive()
+
+
+def test_defaults_are_the_papers_recipe():
+    config = TrainingConfig()
+    assert (config.learning_rate, config.weight_decay, config.clip_norm) == (2e-4, 0.01, 0.1)
