@@ -239,7 +239,8 @@ def _load_parquet(path: Path) -> Any:
 
 def _lengths(part: Any) -> NDArray[np.int64]:
     column = part.data.column("x")
-    return pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths: NDArray[np.int64] = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
 
 
 def token_budget_batches(

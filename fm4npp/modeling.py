@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fm4npp import backbones, heads
 from fm4npp.backbones.embedding import SpacepointEmbedding
+from fm4npp.backbones.packing import rowwise_linear
 from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.checkpoint import load_strict, read_tensors, resolve, staged, weights_hash, write_tensors
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig, complete, typed
@@ -122,7 +123,7 @@ class FM4NPPModel(
         predictions: dict[str, Any] = {}
         losses: dict[str, Tensor] = {}
         if hidden.blocks:
-            predictions["objective"] = self.output(hidden.last)
+            predictions["objective"] = rowwise_linear(hidden.last, self.output.weight, self.output.bias)
         if targets:
             losses["objective"] = self.config.objective.loss(predictions["objective"], targets)
         for name, head in self._heads():
@@ -337,7 +338,7 @@ class FM4NPPModel(
         context = HeadContext(
             self.config.width, int(self.config.backbone["num_layers"]), len(self.config.feature_names)
         )
-        return heads.get(name)(config, context)  # type: ignore[call-arg]
+        return heads.get(name)(config, context)
 
     def _heads(self) -> list[tuple[str, Head]]:
         return list(self.heads.items())  # type: ignore[arg-type]

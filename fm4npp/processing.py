@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -58,19 +58,19 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
         The batch; a label is in it if every event has it.
     """
 
-    def pack(get: Callable[[PreparedEvent], Array]) -> Tensor:
-        return torch.from_numpy(np.concatenate([get(event) for event in events]))
+    def pack(parts: Iterable[Array]) -> Tensor:
+        return torch.from_numpy(np.concatenate(list(parts)))
 
     labels = set.intersection(*(set(event.labels) for event in events))
     offsets = np.concatenate([[0], np.cumsum([len(event) for event in events])])
     return EventBatch(
-        coordinates=pack(lambda event: event.coordinates),
-        features=pack(lambda event: event.features),
-        detector_ids=pack(lambda event: event.detector_ids),
+        coordinates=pack(event.coordinates for event in events),
+        features=pack(event.features for event in events),
+        detector_ids=pack(event.detector_ids for event in events),
         offsets=torch.from_numpy(offsets),
-        order=pack(lambda event: event.order),
-        targets={name: pack(lambda event, name=name: event.targets[name]) for name in events[0].targets},
-        labels={name: pack(lambda event, name=name: event.labels[name]) for name in sorted(labels)},
+        order=pack(event.order for event in events),
+        targets={name: pack(event.targets[name] for event in events) for name in events[0].targets},
+        labels={name: pack(event.labels[name] for event in events) for name in sorted(labels)},
     )
 
 

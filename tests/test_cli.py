@@ -16,7 +16,7 @@ from fm4npp.event import Event
 
 CONFIG = """
 model:
-  serializer: {type: raster-scan, num_bins: [4, 4, 3]}
+  serializer: {type: raster-scan, num_bins: [4, 4, 5]}
   objective: {type: k-nnn, k: 4}
   backbone: {type: mamba2, width: 32, num_layers: 2, state_size: 4, head_dim: 16}
 data: {train: []}

@@ -114,7 +114,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
         def update(count: int, note: str = "") -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
             rate = f"{count / elapsed:,.1f}/s" if elapsed > 0 else ""
-            bar.update(task, completed=count, rate=rate, **({"note": note} if note else {}))
+            bar.update(task, completed=count, rate=rate, note=note or bar.tasks[0].fields["note"])
 
         yield update
 

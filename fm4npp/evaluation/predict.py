@@ -97,7 +97,7 @@ def write_predictions(
         raise ConfigurationError(f"{path}: predictions are written to .parquet or .root")
     count = 0
     with atomic_path(path) as temporary, ExitStack() as stack:
-        writer: RootTreeWriter | pq.ParquetWriter | None = None
+        writer: Any = None
         for rows in _groups(predictions):
             columns = {name: [row[name] for row in rows] for name in rows[0]}
             if path.suffix == ".root":
@@ -147,4 +147,5 @@ def read_track_ids(path: str | Path, event_index: int) -> NDArray[np.int64]:
         raise DataError("holds no predicted tracks", file=path, remedy="predict with a track-finding head")
     if not 0 <= event_index < table.num_rows:
         raise DataError(f"has {table.num_rows} events, none with index {event_index}", file=path)
-    return table.column(names[0])[event_index].values.to_numpy(zero_copy_only=False)
+    tracks: NDArray[np.int64] = table.column(names[0])[event_index].values.to_numpy(zero_copy_only=False)
+    return tracks

@@ -30,8 +30,8 @@ class KNextNearest(Objective):
 
     Attributes:
         k: neighbours of each spacepoint.
-        frame: what is predicted of a neighbour (`targets` in a configuration): its `absolute` normalised
-            coordinates, or its `offset` from the spacepoint, standardised per slot and coordinate.
+        frame: given as `targets`: whether a neighbour is predicted by its `absolute` normalised coordinates, or by
+            its `offset` from the spacepoint, standardised per slot and coordinate.
         energy: predict log(1 + energy) of each neighbour too, standardised per slot; needs a feature `energy`.
         periodic: measure distances and offsets the shorter way round the geometry's periodic axes. The paper does
             not: phi = -pi and phi = pi are far apart.
@@ -39,7 +39,7 @@ class KNextNearest(Objective):
         std: (k, c), divided by.
     """
 
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
     registered_name: ClassVar[str] = "k-nnn"
 
     k: Annotated[int, Field(ge=1)] = 30
@@ -58,6 +58,10 @@ class KNextNearest(Objective):
                 raise ValueError(f"{name}: {self.k} rows of {self._numbers} numbers are needed")
         if any(number <= 0 for row in self.std or () for number in row):
             raise ValueError("std: must be positive")
+        if self.frame == "absolute" and (
+            any(row[:3] != (0, 0, 0) for row in self.mean or ()) or any(row[:3] != (1, 1, 1) for row in self.std or ())
+        ):
+            raise ValueError("mean and std: absolute coordinates are not scaled; fit again after changing targets")
         return self
 
     @property

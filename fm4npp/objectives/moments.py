@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 RESOLUTION = 1e-6
-"""Standard deviations below this are rounding (float32 coordinates near 1 differ by 6e-8); such numbers stay unscaled."""
+"""Standard deviations below this are rounding (float32 coordinates near 1 differ by 6e-8); they stay unscaled."""
 
 
 class Moments:

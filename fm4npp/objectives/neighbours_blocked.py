@@ -107,7 +107,8 @@ def _candidates(squared: Array, k: int) -> Array:
         return np.isfinite(squared)
     kth = np.partition(squared, k - 1, axis=1)[:, k - 1 : k]
     limit = kth * squared.dtype.type(1 + MARGIN) + squared.dtype.type(SMALLEST)
-    return squared <= np.minimum(limit, np.finfo(squared.dtype).max)
+    near: Array = squared <= np.minimum(limit, np.finfo(squared.dtype).max)
+    return near
 
 
 def _nearest(

@@ -13,8 +13,9 @@ _HUES = ("#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#92dadd", "#e76300", "#a96
 """M. A. Petroff, "Accessible color sequences for data visualization" (arXiv 2107.02270), ten colours without the two
 greys, reordered so that neighbours differ most."""
 _RGB = np.array([[int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)] for hue in _HUES])
-PALETTE: Array = np.concatenate([_RGB, 0.55 * _RGB])
-"""(16, 3) red, green, blue: eight hues safe for the colour-blind, then the same darker."""
+PALETTE: Array = np.concatenate([_RGB, 0.5 * _RGB[[0, 3, 7, 4]]])
+"""(12, 3) red, green, blue: eight hues safe for the colour-blind, then four of them darker (the other four would all
+become brown)."""
 GREY: Array = np.array([0.62, 0.62, 0.62])
 """Spacepoints that belong to no track."""
 

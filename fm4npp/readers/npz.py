@@ -64,16 +64,11 @@ class Member:
         self.name, self.file, self.event = name, file, event
         with self._decoding():
             self._stream: IO[bytes] = io.BufferedReader(archive.open(f"{name}.npy"), BUFFER)  # type: ignore[type-var]
-            self.shape, fortran_order, self.dtype = _header(self._stream)
-        if self.dtype.hasobject:
-            raise DataError(
-                f"{name!r} holds pickled Python objects",
-                file=file,
-                event=event,
-                remedy="pickles can run code and are never loaded, save the array with a numeric dtype",
-            )
-        if fortran_order and len(self.shape) > 1:
-            self._transpose()
+        try:
+            self._open()
+        except DataError:
+            self._stream.close()
+            raise
 
     def __enter__(self) -> Member:
         return self
@@ -101,6 +96,19 @@ class Member:
             surplus = self._stream.read(1)
         if surplus:
             raise self._error("is longer than its header says")
+
+    def _open(self) -> None:
+        with self._decoding():
+            self.shape, fortran_order, self.dtype = _header(self._stream)
+        if self.dtype.hasobject:
+            raise DataError(
+                f"{self.name!r} holds pickled Python objects",
+                file=self.file,
+                event=self.event,
+                remedy="pickles can run code and are never loaded, save the array with a numeric dtype",
+            )
+        if fortran_order and len(self.shape) > 1:
+            self._transpose()
 
     def _values(self, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape) * self.dtype.itemsize

@@ -124,7 +124,7 @@ def _flat(folder: Path) -> Array:
     with decoding(folder, "the array"):
         name = (folder / "dtype.ninja").read_text(encoding="utf-8").strip()
         dtype = np.dtype(name)
-        if dtype.hasobject or dtype.kind not in "iuf":
+        if dtype.name != name or dtype.kind not in "iuf":
             raise DataError(f"holds values of type {name!r}, not numbers", file=file)
         size = file.stat().st_size
         if size % dtype.itemsize:

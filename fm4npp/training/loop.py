@@ -150,9 +150,9 @@ def _step(
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(model.parameters(), run.config.clip_norm)
     optimizer.step()
-    parts = {name: float(value) for name, value in output.losses.items()} if len(output.losses) > 1 else {}
+    parts = {name: value.item() for name, value in output.losses.items()} if len(output.losses) > 1 else {}
     return {
-        "loss": float(loss),
+        "loss": loss.item(),
         **parts,
         "learning_rate": run.config.learning_rate * factor,
         "gradient_norm": float(norm) if norm is not None else math.nan,
@@ -274,7 +274,7 @@ def _check_data(run: Run) -> None:
 def _stop_signals() -> Iterator[list[int]]:
     """Collect the first SIGINT or SIGTERM so that the step can be finished; a second one acts at once."""
     received: list[int] = []
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -288,5 +288,5 @@ def _stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

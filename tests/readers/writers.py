@@ -129,10 +129,29 @@ def silicon_tar(path, events, folder="train_gt"):
 def truncations(path, counts=9):
     """The first bytes of a file, at several lengths from nothing to all but one; the file is restored at the end."""
     content = path.read_bytes()
-    lengths = {0, 1, len(content) // 2, len(content) - 1, *np.linspace(0, len(content), counts, dtype=int)[:-1].tolist()}
+    lengths = {
+        0,
+        1,
+        len(content) // 2,
+        len(content) - 1,
+        *np.linspace(0, len(content), counts, dtype=int)[:-1].tolist(),
+    }
     try:
         for length in sorted(lengths):
             path.write_bytes(content[:length])
             yield length
     finally:
         path.write_bytes(content)
+
+
+def read_all(reader, path, required=(), optional=()):
+    """All events, or the error."""
+    return list(reader.read(path, required, optional))
+
+
+def assert_one_line(error, *parts):
+    """The message of a `DataError` is one line that holds some words."""
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message

@@ -1,0 +1,161 @@
+"""The layout in which packed events run through a backbone, and products whose rows do not depend on each other.
+
+An event's output must not change by one bit with its batch mates. Three habits of CPU libraries stand against that:
+
+- a matrix product of fewer than 16 rows, or of more than 512 summands on several threads, is summed in another order
+  than a larger or smaller one: `rowwise_linear` never asks for such a product;
+- PyTorch's vectorised `silu`, `sigmoid` and `softplus` end in a scalar loop that rounds differently, and where it
+  begins depends on the size of the tensor: `silu` and `softplus` here are built of `exp` and `log1p`, which do not;
+- a chunk that holds the end of one event and the start of the next: `Layout` gives every event chunks of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_ROWS = 64
+"""Rows below which a product is filled up with zeros (16 were enough on the processors measured)."""
+MAX_SUMMANDS = 512
+"""Summands of one product on a CPU; more are added up piece by piece."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where packed tokens lie when every event starts at a chunk and ends in zero rows.
+
+    Attributes:
+        rows: (T,), the row of each token.
+        num_rows: S, all rows, a multiple of the chunk size.
+        chunk_size: rows of a chunk, Q.
+        steps: step i holds the chunks, by number, that come (i + 1)-th after the first of their event.
+        gap_rows: (B * num_zeros,), the zero rows that are the last of each event's chunks.
+    """
+
+    rows: Tensor
+    num_rows: int
+    chunk_size: int
+    steps: tuple[Tensor, ...]
+    gap_rows: Tensor
+
+    @classmethod
+    def of(cls, offsets: Tensor, chunk_size: int, num_zeros: int) -> Layout:
+        """Lay out events.
+
+        Args:
+            offsets: (B + 1,), where each event starts.
+            chunk_size: rows of a chunk.
+            num_zeros: zero rows that must follow every event.
+        """
+        sizes = offsets.diff()
+        sizes = sizes[sizes > 0]
+        num_chunks = (sizes + num_zeros + chunk_size - 1) // chunk_size
+        ends = num_chunks.cumsum(0)
+        shift = (ends - num_chunks) * chunk_size - (sizes.cumsum(0) - sizes)
+        rows = torch.arange(int(sizes.sum()), device=offsets.device) + shift.repeat_interleave(sizes)
+        gaps = torch.arange(-num_zeros, 0, device=offsets.device)
+        least = -(-MIN_ROWS // chunk_size)
+        return cls(
+            rows=rows,
+            num_rows=max(int(num_chunks.sum()), least) * chunk_size,
+            chunk_size=chunk_size,
+            steps=_steps(num_chunks),
+            gap_rows=(ends[:, None] * chunk_size + gaps).flatten(),
+        )
+
+    def align(self, packed: Tensor) -> Tensor:
+        """(T, W) to (S, W), zero where there is no token."""
+        aligned: Tensor = _Align.apply(packed, self.rows, self.num_rows)
+        return aligned
+
+    def pack(self, aligned: Tensor) -> Tensor:
+        """(S, W) to (T, W), the inverse of `align`."""
+        packed: Tensor = _Pack.apply(aligned, self.rows, self.num_rows)
+        return packed
+
+
+def _steps(num_chunks: Tensor) -> tuple[Tensor, ...]:
+    """(B,) chunks of each event to, for every place after the first, the chunks at that place in their events."""
+    first = num_chunks.cumsum(0) - num_chunks
+    place = torch.arange(int(num_chunks.sum()), device=num_chunks.device) - first.repeat_interleave(num_chunks)
+    by_place = place.argsort(stable=True)
+    return by_place.split(torch.bincount(place).tolist())[1:]
+
+
+def _scatter(packed: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    return packed.new_zeros(num_rows, packed.shape[1]).index_copy_(0, rows, packed)
+
+
+class _Align(torch.autograd.Function):
+    """Scatter rows; no row is met twice, so the gradient is a plain gather."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        return _scatter(packed, rows, num_rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Pack(torch.autograd.Function):
+    """Gather rows; the gradient is a scatter without sums, much cheaper than that of `index_select`."""
+
+    @staticmethod
+    def forward(ctx: Any, aligned: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.num_rows = num_rows
+        return aligned.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _scatter(gradient, ctx.saved_tensors[0], ctx.num_rows), None, None
+
+
+def rowwise_linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map of each row whose bits do not depend on the other rows or on their number.
+
+    Args:
+        values: (R, inputs).
+        weight: (outputs, inputs).
+        bias: (outputs,).
+
+    Returns:
+        (R, outputs).
+    """
+    num_rows = len(values)
+    if num_rows < MIN_ROWS:
+        values = F.pad(values, (0, 0, 0, MIN_ROWS - num_rows))
+    width = values.shape[1]
+    piece = MAX_SUMMANDS if values.device.type == "cpu" else width
+    result = F.linear(values[:, :piece], weight[:, :piece], bias)
+    for start in range(piece, width, piece):
+        part = slice(start, start + piece)
+        result = result + F.linear(values[:, part], weight[:, part])
+    return result[:num_rows] if num_rows < MIN_ROWS else result
+
+
+def silu(values: Tensor) -> Tensor:
+    """x / (1 + exp(-x)), the same bits wherever an element lies; any shape."""
+    denominator = values.neg().exp_().add_(1)
+    return torch.div(values, denominator, out=denominator)
+
+
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + exp(x)), the same bits wherever an element lies; differentiable, any shape."""
+    # Above 40 the result is x itself in double precision, and exp must not overflow.
+    return values.clamp(max=40).exp().log1p() + (values - 40).relu()
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Autocast switched off: inside, what is float32 stays so."""
+    with torch.autocast(device.type, enabled=False):
+        yield
