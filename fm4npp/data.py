@@ -48,11 +48,11 @@ def choose_reader(path: Path, name: str = "auto") -> Reader:
         return readers.build({"type": name})
     found = [reader for reader in map(readers.build, readers.names()) if reader.recognises(path)]
     if len(found) != 1:
-        formats = ", ".join(reader.registered_name for reader in found) or "no known format"
+        formats = " and ".join(reader.registered_name for reader in found)
         raise DataError(
-            f"looks like {formats}",
+            f"looks like {formats}" if found else "is of no known format",
             file=path,
-            remedy=f"name one with --reader: {', '.join(readers.names())}",
+            remedy=f"name it with --reader: {', '.join(readers.names())}",
         )
     return found[0]
 

@@ -22,7 +22,7 @@ model:
 data: {train: []}
 training: {steps: 3, tokens_per_batch: 800, warmup_steps: 1, validate_every: 3}
 """
-SMALL_HEAD = ("head.num_queries=8", "head.width=32", "head.hidden=32")
+SMALL_HEAD = ("head.num_queries=24", "head.width=32", "head.hidden=32")
 FEW_STEPS = ("training.steps=2", "training.tokens_per_batch=800", "training.validate_every=2")
 
 
@@ -197,7 +197,7 @@ def test_a_root_file_without_the_branches_and_a_strange_parquet(tmp_path):
     with uproot.recreate(tmp_path / "other.root") as file:
         file.mktree("T", {"momentum": "float64"}).extend({"momentum": np.ones(3)})
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "other.parquet")
-    for name, said in (("other.root", "TPCHits_x"), ("other.parquet", "fm4npp")):
+    for name, said in (("other.root", "TPCHits_x"), ("other.parquet", "no known format")):
         result = call(
             "convert", tmp_path / name, "--detector", "star-tpc", "--output", tmp_path / "out.parquet", status=1
         )

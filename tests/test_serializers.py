@@ -68,6 +68,7 @@ def test_raster_scan_orders_a_box_by_r_then_phi_then_eta():
 
 
 @given(on_grid(8))
+@settings(deadline=None)
 def test_boxes_bin_like_right_closed_bucketize(coordinates):
     edges = uniform_edges(4, 2, 8)
     place = [
@@ -240,6 +241,7 @@ def test_radial_goes_outwards():
 
 
 @given(arrays(np.int64, (3, 5), elements=st.integers(0, 2**NUM_BITS - 1)))
+@settings(deadline=None)
 def test_interleave_is_morton_order(axes):
     expected = [
         sum(((int(axes[axis, i]) >> bit) & 1) << (3 * bit + 2 - axis) for bit in range(NUM_BITS) for axis in range(3))
@@ -249,6 +251,7 @@ def test_interleave_is_morton_order(axes):
 
 
 @given(arrays(np.int64, (5, 3), elements=st.integers(0, 2**NUM_BITS - 1)))
+@settings(deadline=None)
 def test_hilbert_distances_equal_another_implementation(points):
     expected = HilbertCurve(NUM_BITS, 3).distances_from_points(points.tolist())
     assert interleave(hilbert_transpose(points.T)).tolist() == expected

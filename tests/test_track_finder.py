@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.errors import DataError
 from fm4npp.heads import HeadContext, registry
-from fm4npp.heads.attention import MultiHeadAttention
-from fm4npp.heads.track_finder import LossWeights, TrackFinder, TrackFinderConfig
+from fm4npp.heads.attention import MultiHeadAttention, attention_mask
+from fm4npp.heads.matching import TrackLoss
+from fm4npp.heads.track_finder import TrackFinder, TrackFinderConfig
 from fm4npp.metrics import per_event_ari
 from fm4npp.testing.heads import CONTEXT, make_sample
 
@@ -66,6 +67,14 @@ def test_attention_equals_the_definition(biased):
         torch.testing.assert_close(attended[event], expected)
     assert torch.equal(attended[3], torch.zeros(5, 12, dtype=torch.float64))
     torch.testing.assert_close(attention(queries[2:3], keys[2:3]), attention(queries[2:3], keys[2:3], mask[2:3]))
+
+
+def test_every_query_has_a_key_to_attend_to():
+    # Some kernels make a softmax over nothing 0, others make it not a number.
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert attention_mask(mask, None).flatten(1).tolist() == [[True, True, False], [True, True, True]]
+    biased = attention_mask(mask, torch.full((2, 1, 3), 0.5))
+    assert biased.flatten(1).tolist() == [[0.5, 0.5, -math.inf], [0.5, 0.5, 0.5]]
 
 
 def test_a_level_attends_by_the_claims_of_the_level_before():
@@ -125,7 +134,7 @@ def event_loss(class_logits, mask_logits, track_id, config):
 
     choices = itertools.permutations(range(len(probability)), len(tracks))
     best = min(choices, key=lambda queries: sum(cost(query, track) for track, query in enumerate(queries)))
-    weights = config.loss_weights
+    weights = config.loss
     return {
         "class": sum(
             -weights.class_matched * math.log(chance[query][1])
@@ -139,9 +148,7 @@ def event_loss(class_logits, mask_logits, track_id, config):
 
 
 def test_loss_equals_the_definition():
-    config = SMALL.model_copy(
-        update={"loss_weights": LossWeights(class_matched=0.7, class_unmatched=0.2, dice=2, focal=9)}
-    )
+    config = SMALL.model_copy(update={"loss": TrackLoss(class_matched=0.7, class_unmatched=0.2, dice=2, focal=9)})
     events = [[4, 4, -1, 9, 9, 2, 4], [], [5], [-1, -3], [1, 2, 3, 0]]
     sample = labelled(map(len, events), list(itertools.chain(*events)))
     head = finder(config).double()
@@ -245,16 +252,14 @@ def test_prediction_without_tracks_is_unassigned():
     assert outcome["track_score"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "fields", [{"width": 30}, {"num_querys": 3}, {"loss_weights": {"dise": 1}}, {"num_queries": 0}]
-)
+@pytest.mark.parametrize("fields", [{"width": 30}, {"num_querys": 3}, {"loss": {"dise": 1}}, {"num_queries": 0}])
 def test_wrong_configuration_is_refused(fields):
     with pytest.raises(ValidationError):
         TrackFinderConfig(**fields)
 
 
 def test_configuration_survives_json():
-    config = TrackFinderConfig(loss_weights=LossWeights(dice=3), score_threshold=0.1, inputs=("embedding",))
+    config = TrackFinderConfig(loss=TrackLoss(dice=3), score_threshold=0.1, inputs=("embedding",))
     spec = config.spec("track-finding")
     assert spec.pop("type") == "track-finding"
     assert TrackFinderConfig.model_validate(spec) == config
@@ -280,7 +285,7 @@ def test_learns_two_toy_events():
     batch = make_sample(sizes, ["track_id"], context).batch
     batch.labels["track_id"] = track_id
     hidden = HiddenStates(blocks[0], blocks, blocks[1])
-    head = TrackFinder(TrackFinderConfig(num_queries=8, width=32, hidden=64), context)
+    head = TrackFinder(TrackFinderConfig(num_queries=24, width=32, hidden=64), context)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
     for _ in range(200):
         optimizer.zero_grad()

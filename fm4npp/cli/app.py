@@ -31,7 +31,8 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-out = Console(soft_wrap=True, highlight=False)
+# In a pipe nothing is wrapped: one line an entry.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

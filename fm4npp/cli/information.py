@@ -32,12 +32,16 @@ def list_command(kind: Kind = None, as_json: AsJson = False, debug: Debug = Fals
         raise Unknown(f"unknown kind {kind!r}; {suggest(kind, KINDS)}")
     rows = {name: _models() if name == "models" else _registered(name) for name in KINDS if kind in (None, name)}
     for name, entries in rows.items():
-        table = Table(title=name, title_justify="left", box=None, show_header=False, pad_edge=False)
-        for entry in entries:
-            table.add_row(*(escape(cell) for cell in entry))
-        out.print(table)
-        out.print()
+        _print_table(name, entries)
     finish({name: [list(entry) for entry in entries] for name, entries in rows.items()}, as_json)
+
+
+def _print_table(title: str, entries: list[tuple[str, str, str]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(escape(cell) for cell in entry))
+    out.print(table)
+    out.print()
 
 
 def _registered(kind: str) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Which query shall learn which track: pair costs on padded tensors, and the Hungarian assignment.
+"""Which query shall learn which track, and the loss once that is known, on padded tensors.
 
 B events, S spacepoints (padded), Q queries, M tracks (padded). Padding is only ever the boolean mask: it is in no
 track and adds to no sum, so there is no track made of padding.
@@ -7,11 +7,43 @@ track and adds to no sum, so there is no track made of padding.
 from __future__ import annotations
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 from fm4npp.batch import event_index, pad
+
+
+NO_TRACK, TRACK = 0, 1
+"""The two classes of a query."""
+
+
+class TrackLoss(BaseModel):
+    """Weights of the loss, and of the cost by which queries and true tracks are matched (the released adapter's).
+
+    Attributes:
+        class_matched: of the cross-entropy of a query with a track.
+        class_unmatched: of the cross-entropy of a query without one.
+        dice: of the Dice loss of a pair.
+        focal: of the focal loss of a pair.
+        focal_alpha: of a track's own spacepoints against the others, in the focal loss.
+        focal_gamma: how strongly the focal loss discounts well-classified spacepoints.
+        match_class: in the matching, of minus the probability that the query is a track.
+        match_dice: in the matching, of the Dice loss.
+        match_focal: in the matching, of the focal loss.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    class_matched: NonNegativeFloat = 0.5
+    class_unmatched: NonNegativeFloat = 0.1
+    dice: NonNegativeFloat = 1.0
+    focal: NonNegativeFloat = 30.0
+    focal_alpha: float = Field(0.25, ge=0, le=1)
+    focal_gamma: NonNegativeFloat = 2.0
+    match_class: NonNegativeFloat = 0.5
+    match_dice: NonNegativeFloat = 1.0
+    match_focal: NonNegativeFloat = 30.0
 
 
 def track_members(track_id: Tensor, offsets: Tensor) -> Tensor:
@@ -97,3 +129,43 @@ def hungarian(cost: Tensor, num_tracks: Tensor) -> Tensor:
         queries, tracks = (torch.from_numpy(index) for index in linear_sum_assignment(table[event, :, :columns]))
         pairs.append(torch.stack([torch.full_like(queries, event), queries, tracks]))
     return torch.cat(pairs, dim=1).to(cost.device)
+
+
+def matching_cost(class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, loss: TrackLoss) -> Tensor:
+    """(B, Q, M): what it costs to match a query with a track; arguments as for `level_loss`, `members` float."""
+    dice = pair_dice(mask_logits, members, mask)
+    focal = pair_focal(mask_logits, members, mask, loss.focal_alpha, loss.focal_gamma)
+    probability = class_logits.softmax(2)[..., TRACK, None]
+    return loss.match_dice * dice + loss.match_focal * focal - loss.match_class * probability
+
+
+def level_loss(
+    class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, loss: TrackLoss
+) -> dict[str, Tensor]:
+    """Weighted losses of one level, summed over pairs and events (paper appendix C.1.1).
+
+    Args:
+        class_logits: (B, Q, 2).
+        mask_logits: (B, Q, S).
+        members: (B, M, S) bool, true where a spacepoint belongs to the track.
+        mask: (B, S) bool, true where there is a spacepoint.
+        loss: weights.
+
+    Returns:
+        `class`, `dice` and `focal`.
+    """
+    truth = members.float()
+    with torch.no_grad():
+        cost = matching_cost(class_logits, mask_logits, truth, mask, loss)
+        event, query, track = hungarian(cost, members.any(dim=2).sum(dim=1))
+    target = torch.full(class_logits.shape[:2], NO_TRACK, device=class_logits.device)
+    target[event, query] = TRACK
+    entropy = cross_entropy(class_logits.flatten(0, 1), target.flatten(), reduction="none")
+    weight = torch.where(target.flatten() == TRACK, loss.class_matched, loss.class_unmatched)
+    # A pair is a batch entry with one query and one track.
+    pairs = mask_logits[event, query][:, None], truth[event, track][:, None], mask[event]
+    return {
+        "class": (weight * entropy).sum(),
+        "dice": loss.dice * pair_dice(*pairs).sum(),
+        "focal": loss.focal * pair_focal(*pairs, loss.focal_alpha, loss.focal_gamma).sum(),
+    }

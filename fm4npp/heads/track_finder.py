@@ -7,52 +7,17 @@ from collections.abc import Mapping
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fm4npp.batch import EventBatch, HiddenStates, pad, unpad
 from fm4npp.heads.attention import MultiHeadAttention, feed_forward
 from fm4npp.heads.base import Head, HeadConfig, HeadContext, HeadInputs
 from fm4npp.heads.labels import required_label
-from fm4npp.heads.matching import hungarian, pair_dice, pair_focal, track_members
+from fm4npp.heads.matching import NO_TRACK, TRACK, TrackLoss, level_loss, track_members
 
-NO_TRACK, TRACK = 0, 1
-"""The two classes of a query."""
 SMALLEST_PROBABILITY = 1e-6
 """Keeps the attention of a query to a spacepoint it does not claim finite (paper, appendix C.1.1)."""
-
-
-class LossWeights(BaseModel):
-    """Weights of the parts of the loss (the released adapter's).
-
-    Attributes:
-        class_matched: cross-entropy of a query with a track.
-        class_unmatched: cross-entropy of a query without one.
-        dice: Dice loss of a pair.
-        focal: focal loss of a pair.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    class_matched: NonNegativeFloat = 0.5
-    class_unmatched: NonNegativeFloat = 0.1
-    dice: NonNegativeFloat = 1.0
-    focal: NonNegativeFloat = 30.0
-
-
-class MatchWeights(BaseModel):
-    """Weights of the cost by which queries and tracks are matched in training (the released adapter's).
-
-    Attributes:
-        track_probability: minus the probability that the query is a track.
-        dice: Dice loss of the pair.
-        focal: focal loss of the pair.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    track_probability: NonNegativeFloat = 0.5
-    dice: NonNegativeFloat = 1.0
-    focal: NonNegativeFloat = 30.0
 
 
 class TrackFinderConfig(HeadConfig):
@@ -65,10 +30,7 @@ class TrackFinderConfig(HeadConfig):
         hidden: of the feed-forward networks.
         num_layers: decoder layers.
         num_heads: attention heads.
-        loss_weights: weights of the loss.
-        match_weights: weights of the matching cost.
-        focal_alpha: weight of a track's own spacepoints against the others in the focal loss.
-        focal_gamma: discount of well-classified spacepoints in the focal loss.
+        loss: weights of the loss and of the matching.
         score_threshold: a spacepoint whose best score is below stays unassigned.
     """
 
@@ -78,10 +40,7 @@ class TrackFinderConfig(HeadConfig):
     hidden: PositiveInt = 512
     num_layers: PositiveInt = 2
     num_heads: PositiveInt = 4
-    loss_weights: LossWeights = LossWeights()
-    match_weights: MatchWeights = MatchWeights()
-    focal_alpha: float = Field(0.25, ge=0, le=1)
-    focal_gamma: NonNegativeFloat = 2.0
+    loss: TrackLoss = TrackLoss()
     score_threshold: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -183,7 +142,7 @@ class TrackFinder(Head):
         }
         with torch.autocast(members.device.type, enabled=False):
             for classes, masks in zip(outputs["class_logits"].float(), outputs["mask_logits"].float(), strict=True):
-                level = level_loss(classes, masks, members, outputs["mask"], self.config)
+                level = level_loss(classes, masks, members, outputs["mask"], self.config.loss)
                 losses = {name: losses[name] + level[name] / max(batch.num_events, 1) for name in losses}
         return losses
 
@@ -200,8 +159,7 @@ class TrackFinder(Head):
         is_track = probability[..., TRACK] > probability[..., NO_TRACK]
         scores = probability[..., TRACK, None] * outputs["mask_logits"][-1].float().sigmoid()
         score, query = scores.masked_fill(~is_track[..., None], -1.0).max(dim=1)
-        assigned = (score >= self.config.score_threshold) & is_track.any(dim=1, keepdim=True)
-        track_id = query.masked_fill(~assigned, -1)
+        track_id = query.masked_fill(score < self.config.score_threshold, -1)
         return {
             "track_id": unpad(track_id, outputs["mask"]),
             "track_score": unpad(score.clamp(min=0), outputs["mask"]),
@@ -224,46 +182,3 @@ class TrackFinder(Head):
                 "the tracks in excess are neither learned nor found; raise num_queries",
                 stacklevel=3,
             )
-
-
-def level_loss(
-    class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, config: TrackFinderConfig
-) -> dict[str, Tensor]:
-    """Weighted losses of one level, summed over pairs and events.
-
-    Args:
-        class_logits: (B, Q, 2).
-        mask_logits: (B, Q, S).
-        members: (B, M, S) bool, true where a spacepoint belongs to the track.
-        mask: (B, S) bool, true where there is a spacepoint.
-        config: weights.
-
-    Returns:
-        `class`, `dice` and `focal`.
-    """
-    truth, weights = members.float(), config.loss_weights
-    with torch.no_grad():
-        cost = matching_cost(class_logits, mask_logits, truth, mask, config)
-        event, query, track = hungarian(cost, members.any(dim=2).sum(dim=1))
-    target = torch.full(class_logits.shape[:2], NO_TRACK, device=class_logits.device)
-    target[event, query] = TRACK
-    entropy = cross_entropy(class_logits.flatten(0, 1), target.flatten(), reduction="none")
-    class_weight = torch.where(target.flatten() == TRACK, weights.class_matched, weights.class_unmatched)
-    # A pair is a batch entry with one query and one track.
-    pairs = mask_logits[event, query][:, None], truth[event, track][:, None], mask[event]
-    return {
-        "class": (class_weight * entropy).sum(),
-        "dice": weights.dice * pair_dice(*pairs).sum(),
-        "focal": weights.focal * pair_focal(*pairs, config.focal_alpha, config.focal_gamma).sum(),
-    }
-
-
-def matching_cost(
-    class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, config: TrackFinderConfig
-) -> Tensor:
-    """(B, Q, M): what it costs to match a query with a track; arguments as for `level_loss`, `members` float."""
-    weights = config.match_weights
-    dice = pair_dice(mask_logits, members, mask)
-    focal = pair_focal(mask_logits, members, mask, config.focal_alpha, config.focal_gamma)
-    probability = class_logits.softmax(2)[..., TRACK, None]
-    return weights.dice * dice + weights.focal * focal - weights.track_probability * probability

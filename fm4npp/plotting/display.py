@@ -27,6 +27,7 @@ _STYLE = {
     "xtick.direction": "in",
     "ytick.direction": "in",
     "svg.hashsalt": "fm4npp",
+    "svg.fonttype": "none",  # text stays text
 }
 _INK = "#202020"
 _PANEL = 4.8  # inches: the height of a panel in one row, its width in two columns

@@ -69,13 +69,11 @@ def read_metadata(path: str | Path) -> Metadata:
         raise DataError("a Parquet file without the fm4npp metadata, so not an events file", file=path, remedy=remedy)
     with decoding(path, "the fm4npp metadata"):
         metadata: Metadata = json.loads(text)
-        known = metadata["format"] == FORMAT
-        whole = all(isinstance(name, str) for key in NAMES for name in metadata[key])
-    if not known:
-        problem = f"an events file of format {metadata['format']}, this version reads format {FORMAT}"
-        raise DataError(problem, file=path, remedy="use the version of fm4npp that wrote it, or a later one")
-    if not whole:
-        raise DataError("the fm4npp metadata lists columns that are no names", file=path)
+        if (number := metadata["format"]) != FORMAT:
+            problem = f"an events file of format {number}, this version reads format {FORMAT}"
+            raise DataError(problem, file=path, remedy="use the version of fm4npp that wrote it, or a later one")
+        if not all(isinstance(name, str) for key in NAMES for name in metadata[key]):
+            raise DataError("the fm4npp metadata lists columns that are no names", file=path)
     return metadata
 
 
@@ -219,8 +217,9 @@ def _column(values: Sequence[Any], field: pa.Field, records: Sequence[Columns]) 
 def rows(batch: pa.RecordBatch, lists: Sequence[str], scalars: Sequence[str], path: Path) -> Iterator[Columns]:
     """The events of a batch; list columns are views of its buffers."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count or (name in lists and (not pa.types.is_list(column.type) or column.values.null_count)):
-            raise DataError(f"the column {name!r} has values that are null or no list", file=path)
+        numbers = pa.types.is_list(column.type) and pa.types.is_primitive(column.type.value_type)
+        if column.null_count or (name in lists and (not numbers or column.values.null_count)):
+            raise DataError(f"the column {name!r} ({column.type}) has nulls, or is no list of numbers", file=path)
     flat = {name: batch[name].values.to_numpy(zero_copy_only=False) for name in lists}
     ends = {name: batch[name].offsets.to_numpy() for name in lists}
     single = {name: batch[name].to_pylist() for name in scalars}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import zipfile
@@ -140,5 +141,11 @@ def _array_names(archive: zipfile.ZipFile) -> list[str]:
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
+    size = stream.read(2 if version == (1, 0) else 4)
+    return _parsed(version, size + stream.read(int.from_bytes(size, "little")))
+
+
+@functools.lru_cache(maxsize=256)  # thousands of small archives share a few headers, and parsing is half of reading one
+def _parsed(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
+    return read(io.BytesIO(header))
