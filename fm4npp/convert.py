@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ class ConversionReport:
     num_events: int = 0
     num_empty_events: int = 0
     num_spacepoints: int = 0
-    spacepoints_of: Counter[str] = field(default_factory=Counter)
+    spacepoints_of: dict[str, int] = field(default_factory=dict)
     num_outside: int = 0
     labels: tuple[str, ...] = ()
     output: str = ""
@@ -50,7 +49,8 @@ class ConversionReport:
         self.num_spacepoints += len(event)
         self.num_outside += int((~((coordinates >= 0) & (coordinates <= 1))).any(axis=1).sum())
         numbers = np.bincount(event.ids, minlength=len(event.subsystems))
-        self.spacepoints_of.update(dict(zip(event.subsystems, numbers.tolist(), strict=True)))
+        for name, number in zip(event.subsystems, numbers.tolist(), strict=True):
+            self.spacepoints_of[name] = self.spacepoints_of.get(name, 0) + number
         self.labels = tuple(event.labels)
 
     @property

@@ -37,7 +37,7 @@ def particle_class(pdg: Array) -> Array:
 
 
 def exact(values: Any, dtype: Any, what: str, event: object | None = None) -> Array:
-    """A copy of some values in another type, if none of them changes.
+    """Some values in another type, if none of them changes; a copy, unless nobody can write to them.
 
     Args:
         values: (N,) numbers.
@@ -51,19 +51,35 @@ def exact(values: Any, dtype: Any, what: str, event: object | None = None) -> Ar
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         raise DataError(f"{what} is {array.dtype} of shape {array.shape}, not a list of numbers", event=event)
+    target = array.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    if _is_sealed(array, target):
+        return array
+    if np.can_cast(array.dtype, target):
+        return np.array(array, dtype=target)
     with np.errstate(invalid="ignore", over="ignore"):
-        converted: Array = np.array(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
-    if not np.can_cast(array.dtype, converted.dtype):
-        same = (converted == array) | ((converted != converted) & (array != array))  # NaN differs from itself
-        if not same.all():
-            place = int(np.flatnonzero(~same)[0])
-            raise DataError(f"{what} cannot be {converted.dtype}: {array[place]} (entry {place})", event=event)
+        converted: Array = np.array(array, dtype=target)
+    same = (converted == array) | ((converted != converted) & (array != array))  # NaN differs from itself
+    if not same.all():
+        place = int(np.flatnonzero(~same)[0])
+        raise DataError(f"{what} cannot be {converted.dtype}: {array[place]} (entry {place})", event=event)
     return converted
+
+
+def _is_sealed(array: Array, dtype: Any) -> bool:
+    """Whether an array is of this type and nobody can write to its memory, so that it need not be copied."""
+    return array.dtype == dtype and array.base is None and not array.flags.writeable
+
+
+def _seal(array: Array) -> Array:
+    array.setflags(write=False)
+    return array
 
 
 def _table(values: Any, width: int, what: str, event: object) -> Array:
     """(N, width) float32; nothing at all counts as no rows, and (N,) as one column."""
     array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == width and _is_sealed(array, np.float32):
+        return array
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(0, width)
     if array.ndim == width == 1:
@@ -125,16 +141,13 @@ class Event:
             "subsystems": tuple(self.subsystems) or ((self.detector,) if self.detector else ()),
         }
         for name, value in values.items():
-            if isinstance(value, np.ndarray):
-                value.setflags(write=False)
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, _seal(value) if isinstance(value, np.ndarray) else value)
         self._check()
 
     def _arrays(self, arrays: Mapping[str, Any], dtypes: Mapping[str, Any] = LABEL_DTYPES) -> Mapping[str, Array]:
-        copies = {name: exact(values, dtypes.get(name), name, self.event_id) for name, values in arrays.items()}
-        for values in copies.values():
-            values.setflags(write=False)
-        return MappingProxyType(copies)
+        return MappingProxyType(
+            {name: _seal(exact(values, dtypes.get(name), name, self.event_id)) for name, values in arrays.items()}
+        )
 
     def _check(self) -> None:
         count = len(self.positions)
@@ -191,8 +204,8 @@ class Event:
         """The event with its spacepoints selected or reordered by `index` (M,) int or (N,) bool; particles stay."""
         return replace(
             self,
-            positions=self.positions[index],
-            features=self.features[index],
-            labels={name: values[index] for name, values in self.labels.items()},
-            detector_ids=self.ids[index],
+            positions=_seal(self.positions[index]),
+            features=_seal(self.features[index]),
+            labels={name: _seal(values[index]) for name, values in self.labels.items()},
+            detector_ids=_seal(self.ids[index]),
         )

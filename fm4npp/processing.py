@@ -221,6 +221,8 @@ class FM4NPPProcessor:
         features = np.zeros((len(event), len(names)), dtype=np.float32)
         for name, feature in detector.features.items():
             features[:, names.index(name)] = feature.scaled(event.feature(name))
+        if not np.isfinite(features).all():
+            raise DataError("a scaled feature is not finite: a logarithm of a value <= -1?", event=event.event_id)
         return features
 
     def _detector_ids(self, event: Event) -> Array:

@@ -22,7 +22,7 @@ model:
 data: {train: []}
 training: {steps: 3, tokens_per_batch: 800, warmup_steps: 1, validate_every: 3}
 """
-SMALL_HEAD = ("head.num_queries=24", "head.width=32", "head.hidden=32")
+SMALL_HEAD = ("head.num_queries=60", "head.width=32", "head.hidden=32")
 FEW_STEPS = ("training.steps=2", "training.tokens_per_batch=800", "training.validate_every=2")
 
 

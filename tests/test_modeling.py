@@ -15,7 +15,7 @@ from fm4npp.processing import FM4NPPProcessor
 from tests.conftest import tiny_config
 
 HEADS = {
-    "tracks": {"type": "track-finding", "num_queries": 24, "width": 32, "hidden": 32},
+    "tracks": {"type": "track-finding", "num_queries": 60, "width": 32, "hidden": 32},
     "noise": {"type": "noise-tagging", "width": 32},
 }
 

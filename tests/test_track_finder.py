@@ -285,9 +285,9 @@ def test_learns_two_toy_events():
     batch = make_sample(sizes, ["track_id"], context).batch
     batch.labels["track_id"] = track_id
     hidden = HiddenStates(blocks[0], blocks, blocks[1])
-    head = TrackFinder(TrackFinderConfig(num_queries=24, width=32, hidden=64), context)
+    head = TrackFinder(TrackFinderConfig(num_queries=60, width=32, hidden=64), context)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    for _ in range(200):
+    for _ in range(80):
         optimizer.zero_grad()
         sum(head.loss(head(hidden, batch), batch).values()).backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)

@@ -24,7 +24,7 @@ MODEL = {
     "objective": {"type": "k-nnn", "k": 4, "targets": "offset"},
     "backbone": {"type": "mamba2", "width": 32, "num_layers": 2, "state_size": 4, "head_dim": 16},
 }
-HEAD = {"type": "track-finding", "num_queries": 24, "width": 32, "hidden": 32}
+HEAD = {"type": "track-finding", "num_queries": 60, "width": 32, "hidden": 32}
 
 
 def pretrain_config(files, overrides=(), **training) -> PretrainConfig:

@@ -24,6 +24,8 @@ MIN_ROWS = 64
 """Rows below which a product is filled up with zeros (16 were enough on the processors measured)."""
 MAX_SUMMANDS = 512
 """Summands of one product on a CPU; more are added up piece by piece."""
+BLOCK_SIZE = 1 << 18
+"""Numbers in a block: 1 MB in single precision, so that a chain of operations on it stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,16 @@ def softplus(values: Tensor) -> Tensor:
     """log(1 + exp(x)), the same bits wherever an element lies; differentiable, any shape."""
     # Above 40 the result is x itself in double precision, and exp must not overflow.
     return values.clamp(max=40).exp().log1p() + (values - 40).relu()
+
+
+def blocks(values: Tensor) -> Iterator[slice]:
+    """Slices along the first axis that fit a core's cache; everything at once where there is no such cache.
+
+    Args:
+        values: (R, ...), at least one row.
+    """
+    rows = max(BLOCK_SIZE // values[0].numel(), 1) if values.device.type == "cpu" else len(values)
+    return (slice(start, min(start + rows, len(values))) for start in range(0, len(values), rows))
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from pydantic import field_serializer, field_validator
 
 from fm4npp.detectors.base import Column, Columns, Detector, Feature, Response
 from fm4npp.detectors.cylindrical import CylindricalDetector
@@ -17,10 +20,24 @@ class CompositeDetector(Detector):
     """Cylindrical subsystems read from the same columns; each spacepoint carries the id of the one that measured it.
 
     Attributes:
-        parts: the subsystems, inside out; each claims its spacepoints by its `layer_range`.
+        parts: the subsystems, inside out; each claims its spacepoints by its `layer_range`. A specification gives
+            each by its name or as `{"type": name, ...}`.
     """
 
     parts: tuple[CylindricalDetector, ...]
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _build_parts(cls, parts: Any) -> Any:
+        from fm4npp.detectors import build  # the registry finds this class, so it cannot be imported before
+
+        if not isinstance(parts, list | tuple):
+            return parts
+        return tuple(part if isinstance(part, Detector) else build(part) for part in parts)
+
+    @field_serializer("parts")
+    def _part_specs(self, parts: Iterable[Detector]) -> list[dict[str, Any]]:
+        return [part.spec() for part in parts]
 
     @property
     def geometry(self) -> Geometry:

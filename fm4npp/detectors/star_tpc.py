@@ -45,5 +45,5 @@ class STARTPC(CylindricalDetector):
         resolution_z=0.1,
         efficiency=0.95,
         thickness=2.0,
-        gain=300.0,
+        gain=190.0,
     )

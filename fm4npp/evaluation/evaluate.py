@@ -75,7 +75,7 @@ def _judged(model: FM4NPPModel, name: str) -> tuple[str, str]:
 
 def _metrics(model: FM4NPPModel, name: str, pairs: list[tuple[Any, Any]], min_hits: int) -> Report:
     head = model.heads[name]
-    if _judged(model, name)[1] == "track_id":
+    if _judged(model, name)[0] == "track_id":
         return {"task": "track finding", **dataclasses.asdict(evaluate_tracks(pairs, min_hits))}
     classes = int(head.config.num_classes)  # type: ignore[union-attr, arg-type]
     return {"task": "classification", **dataclasses.asdict(evaluate_classes(pairs, classes))}

@@ -81,7 +81,7 @@ class HeadInputs(nn.Module):
             if name == "blocks":
                 self.mix = LayerMix(context.num_blocks)
                 self.maps[name] = nn.Sequential(
-                    nn.RMSNorm(context.width), nn.LayerNorm(context.width), nn.Linear(context.width, width)
+                    nn.RMSNorm(context.width, eps=1e-5), nn.LayerNorm(context.width), nn.Linear(context.width, width)
                 )
             elif name == "embedding":
                 self.maps[name] = nn.Sequential(nn.LayerNorm(context.width), nn.Linear(context.width, width))

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy, softplus
 
 from fm4npp.batch import event_index, pad
 
-
 NO_TRACK, TRACK = 0, 1
 """The two classes of a query."""
 

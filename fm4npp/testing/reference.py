@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm4npp.backbones.mamba2 import Mamba2Backbone, Mamba2Config, Mamba2Mixer
+from fm4npp.backbones.mamba2 import Mamba2Backbone, Mamba2Block, Mamba2Config, Mamba2Mixer
 
 TOLERANCE = 5e-6
 """Largest relative difference of a float32 backbone to the recurrence that is taken for agreement."""
@@ -66,7 +68,8 @@ def mixer(module: Mamba2Mixer, rows: Tensor) -> Tensor:
     )
     gated = (y.flatten(1) * F.silu(z)).unflatten(1, (groups, -1))
     normed = gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + module.norm.eps)
-    return (normed.flatten(1) * weights["norm.weight"]) @ weights["out_proj.weight"].T
+    result: Tensor = (normed.flatten(1) * weights["norm.weight"]) @ weights["out_proj.weight"].T
+    return result
 
 
 def backbone(module: Mamba2Backbone, embedding: Tensor, offsets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -78,9 +81,11 @@ def backbone(module: Mamba2Backbone, embedding: Tensor, offsets: Tensor) -> tupl
 
     stream = embedding.double()
     updates = []
+    bounds = offsets.tolist()
     for block in module.layers:
+        assert isinstance(block, Mamba2Block)
         rows = norm(stream, block.norm.weight)
-        events = [mixer(block.mixer, rows[start:stop]) for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+        events = [mixer(block.mixer, rows[start:stop]) for start, stop in pairwise(bounds)]
         updates.append(torch.cat(events))
         stream = stream + updates[-1]
     return tuple(updates), norm(stream, module.norm_f.weight)

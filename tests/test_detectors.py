@@ -1,0 +1,199 @@
+import math
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fm4npp import detectors
+from fm4npp.detectors.base import Column, Feature
+from fm4npp.detectors.composite import CompositeDetector
+from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.sphenix_tpc import LAYERS
+from fm4npp.errors import ConfigurationError, DataError
+
+
+def cylindrical(**fields):
+    return detectors.build({"type": "cylindrical", "name": "mine", "radius": (1.0, 10.0), **fields})
+
+
+def columns(count=4, **others):
+    points = np.random.default_rng(count).normal(0, 5, (3, count))
+    return {**dict(zip("xyz", points, strict=True)), **others}
+
+
+@given(arrays(np.float64, 5, elements=st.floats(0, 1e4)), st.floats(-10, 10), st.floats(0.1, 100), st.booleans())
+def test_features_are_scaled_and_restored(values, mean, std, log):
+    feature = Feature(mean=mean, std=std, log=log)
+    scaled = feature.scaled(values)
+    assert scaled.dtype == np.float32
+    expected = [((math.log(1 + value) if log else value) - mean) / std for value in values.tolist()]
+    np.testing.assert_allclose(scaled, expected, rtol=1e-6, atol=1e-6 * (1 + abs(mean) / std))
+    np.testing.assert_allclose(feature.restored(scaled), values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_published_numbers_of_the_sphenix_tpc():
+    detector = detectors.build("sphenix-tpc")
+    geometry = detector.geometry
+    assert geometry.low == (-2.0, -math.pi, 31.371997833251953)
+    assert geometry.high == (2.0, math.pi, 75.38493347167969)
+    assert geometry.group_boundaries == (40.0, 57.0)
+    assert detector.features["energy"].scaled(np.array([253.0982, 253.0982 + 268.7093])).tolist() == [0.0, 1.0]
+    assert len(LAYERS) == 48
+    # The outermost surface is flat: 144 planes around the beam (arXiv 2509.05792 and the geometry of 2023).
+    assert LAYERS[-1] / math.cos(math.pi / 144) == pytest.approx(geometry.high[2], abs=2e-4)
+    assert LAYERS[0] == pytest.approx(geometry.low[2], abs=1e-5)
+
+
+def test_columns_have_the_names_of_the_file():
+    detector = cylindrical(
+        columns_of={"x": "hit_x", "energy": "adc", "track_id": "truth", "px": "mom_x"},
+        measured={"energy": {"std": 2.0}},
+        length_unit="mm",
+        no_track=-7,
+    )
+    asked = {column.name: column.required for column in detector.columns}
+    assert asked["hit_x"]
+    assert asked["adc"]
+    assert not asked["truth"]
+    assert not asked["mom_x"]
+    given = columns()
+    given["hit_x"] = given.pop("x")
+    event = detector.event({**given, "adc": [1, 2, 3, 4], "truth": [5, -7, 6, 5], "event_id": 3})
+    np.testing.assert_array_equal(event.positions[:, 0], (given["hit_x"] * 0.1).astype(np.float32))
+    assert event.feature("energy").tolist() == [1, 2, 3, 4]
+    assert event.labels["track_id"].tolist() == [5, -1, 6, 5]
+    assert (event.event_id, event.detector, event.subsystems) == (3, "mine", ("mine",))
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("cm", 1.0), ("mm", 0.1), ("m", 100.0)])
+def test_length_units(unit, scale):
+    event = cylindrical(length_unit=unit).event({"x": [1.0], "y": [2.0], "z": [3.0]})
+    np.testing.assert_allclose(event.positions, [[1.0 * scale, 2.0 * scale, 3.0 * scale]], rtol=1e-7)
+
+
+def test_labels_are_derived_where_the_file_has_none():
+    truth = {"pdg": [211, -11, 13, 2212], "px": [0.03, 0.05, 0.0, -0.06], "py": [0.04, 0.04, 0.0, 0.0]}
+    labels = cylindrical().event(columns(4, **truth)).labels
+    assert labels["particle_class"].tolist() == [1, 4, 0, 3]
+    assert labels["is_noise"].tolist() == [True, False, True, False]
+    assert set(labels) == {"particle_class", "is_noise"}
+    stored = {"particle_class": [0, 0, 1, 1], "is_noise": [True, True, False, False]}
+    labels = cylindrical().event(columns(4, **truth, **stored)).labels
+    assert labels["particle_class"].tolist() == [0, 0, 1, 1]
+    assert labels["is_noise"].tolist() == [True, True, False, False]
+    assert cylindrical(noise_below_pt=1.0).event(columns(4, **truth)).labels["is_noise"].all()
+
+
+def test_particles_and_scalars_are_told_by_their_prefix():
+    event = cylindrical().event(
+        columns(2, particle_pdg=[11, 22, 13], particle_px=[1.0, 2.0, 3.0], particle_class=[1, 2], event_trigger=1)
+    )
+    assert set(event.particles) == {"pdg", "px"}
+    assert event.scalars == {"trigger": 1}
+    assert event.labels["particle_class"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"y": np.zeros(3)}, "3 values in 'y' for 4 positions"),
+        ({"track_id": np.zeros(5)}, "5 values in 'track_id'"),
+        ({"px": np.ones(1), "py": np.ones(4)}, "1 values in 'px'"),
+        ({"px": np.full(4, np.nan), "py": np.ones(4)}, "not finite for 4 spacepoints"),
+        ({"pdg": np.array([1.0, 2.5, 3.0, 4.0])}, "pdg"),
+        ({"x": np.full(4, np.nan)}, "not finite"),
+        ({"x": np.ones((4, 2))}, "'x'"),
+        ({"x": np.array(["a", "b", "c", "d"])}, "'x'"),
+        ({"x": np.array([1, None, 2, 3], dtype=object)}, "'x'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(others, words):
+    with pytest.raises(DataError, match=words):
+        cylindrical().event({**columns(4), **others})
+
+
+def test_a_layer_range_selects_and_needs_the_layer():
+    detector = detectors.build("sphenix-mvtx")
+    given = columns(6, layer=np.array([0, 3, 2, 55, 1, -1]), track_id=np.arange(6))
+    event = detector.event(given)
+    assert event.labels["track_id"].tolist() == [0, 2, 4]
+    assert event.labels["layer"].tolist() == [0, 2, 1]
+    np.testing.assert_array_equal(event.positions[:, 2], given["z"][[0, 2, 4]].astype(np.float32))
+    with pytest.raises(DataError, match="'layer'"):
+        detector.event(columns(6))
+
+
+def both(count=30):
+    layers = np.random.default_rng(1).integers(0, 7, count)
+    return columns(count, layer=layers, track_id=np.arange(count), event_trigger=1, particle_pdg=[11], event_id=4)
+
+
+def test_a_composite_keeps_the_order_of_the_file():
+    given = both()
+    event = detectors.build("sphenix-silicon").event(given)
+    np.testing.assert_array_equal(event.positions, np.stack([given[axis] for axis in "xyz"], 1).astype(np.float32))
+    assert event.labels["track_id"].tolist() == list(range(30))
+    assert event.ids.tolist() == (given["layer"] >= 3).astype(int).tolist()
+    assert event.subsystems == ("sphenix-mvtx", "sphenix-intt")
+    assert (event.detector, event.event_id, event.scalars) == ("sphenix-silicon", 4, {"trigger": 1})
+    assert event.particles["pdg"].tolist() == [11]
+
+
+def test_a_composite_refuses_spacepoints_of_no_part():
+    given = both()
+    given["layer"][:2] = 7
+    with pytest.raises(DataError, match="2 spacepoints belong to none or several of sphenix-mvtx, sphenix-intt"):
+        detectors.build("sphenix-silicon").event(given)
+
+
+def test_the_geometry_of_a_composite_holds_its_parts():
+    detector = detectors.build("sphenix-silicon")
+    geometry = detector.geometry
+    assert (geometry.low[2], geometry.high[2]) == (2.0, 11.0)
+    assert geometry.layers == (2.523, 3.336, 4.148, 7.188, 7.732, 9.680, 10.262)
+    assert geometry.group_boundaries == (2.93, 3.74, (4.148 + 7.188) / 2, 8.7)
+    assert set(detector.responses) == set(detector.subsystems)
+
+
+class TwoScales(CompositeDetector):
+    registered_name: ClassVar[str] = "two-scales"
+    parts: tuple[CylindricalDetector, ...] = (
+        CylindricalDetector(name="in", radius=(1, 2), layer_range=(0, 0), measured={"time": Feature()}),
+        CylindricalDetector(name="out", radius=(3, 4), layer_range=(1, 1), measured={"energy": Feature()}),
+    )
+
+
+def test_each_part_of_a_composite_has_its_own_features():
+    detector = TwoScales()
+    assert detector.subsystem_features == {"in": ("time",), "out": ("energy",)}
+    given = columns(4, layer=np.array([1, 0, 1, 0]), time=np.arange(4) + 1.0, energy=np.arange(4) + 10.0)
+    event = detector.event(given)
+    assert event.feature_names == ("time", "energy")
+    assert event.features.tolist() == [[0, 10], [2, 0], [0, 12], [4, 0]]
+
+
+def test_a_composite_is_specified_by_names_or_fields():
+    spec = {"type": "sphenix-silicon", "name": "vertex", "parts": ["sphenix-mvtx", {"type": "sphenix-intt"}]}
+    assert detectors.build(spec) == detectors.build("sphenix-silicon").replace(name="vertex")
+    for parts in (["nothing"], 5, ["sphenix-silicon"], [{"radius": [1, 2]}]):
+        with pytest.raises(ConfigurationError):
+            detectors.build({**spec, "parts": parts})
+
+
+def test_a_yaml_file_is_a_detector(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("type: cylindrical\nname: mine\nradius: [1, 10]\nmeasured: {energy: {std: 2}}\n")
+    detector = detectors.load(path)
+    assert detector == cylindrical(measured={"energy": Feature(std=2)})
+    assert Column("energy") in detector.columns
+    assert detectors.load("star-tpc") == detectors.build("star-tpc")
+    for text in ("type: cylindrical\nradios: [1, 2]", "a: [", "3", ""):
+        path.write_text(text)
+        with pytest.raises(ConfigurationError, match=r"mine\.yaml") as error:
+            detectors.load(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml"):
+        detectors.load(tmp_path / "absent.yaml")
