@@ -162,6 +162,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         yield staging
         written = sorted(staging.iterdir(), key=lambda path: path.suffix == ".json")
         for path in written:
+            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
             _flush(path)
         for stale in folder.glob("model*.safetensors*"):
             if stale.name not in {path.name for path in written}:
@@ -173,6 +174,12 @@ def staged(folder: str | Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _flush(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def recurrent(inputs: dict[str, Tensor], offsets: Tensor, sizes: Sizes) -> Tenso
         B.unflatten(-1, (sizes.num_groups, -1)),
         C.unflatten(-1, (sizes.num_groups, -1)),
     )
-    events = [slice(int(a), int(b)) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    events = [slice(int(a), int(b)) for a, b in pairwise(offsets)]
     return torch.cat(
         [recurrence(x[e], inputs["dt"][e], inputs["A"], B[e], C[e], inputs["D"]).flatten(1) for e in events]
     )

@@ -122,6 +122,5 @@ def _check(subsystem_features: Mapping[str, tuple[str, ...]], feature_names: tup
             raise ConfigurationError(f"subsystem {subsystem!r}: the name must not be empty or hold a dot")
         for name in names:
             if name not in feature_names:
-                raise ConfigurationError(
-                    f"subsystem {subsystem!r} measures {name!r}, which is none of the columns {', '.join(feature_names)}"
-                )
+                columns = ", ".join(feature_names)
+                raise ConfigurationError(f"subsystem {subsystem!r} measures {name!r}, none of the columns {columns}")

@@ -49,8 +49,9 @@ class _RMSNorm(torch.autograd.Function):
         result, weight_gradient = torch.empty_like(values), torch.zeros_like(weight)[None]
         with full_precision(values.device):
             for rows in blocks(values):
-                parts = (tensor[rows, None] for tensor in (gradient, values, scale))
-                found, weight_part = _rms_gradients(*parts, weight[None])
+                found, weight_part = _rms_gradients(
+                    gradient[rows, None], values[rows, None], scale[rows, None], weight[None]
+                )
                 result[rows] = found[:, 0]
                 weight_gradient += weight_part
         return result, weight_gradient[0], None

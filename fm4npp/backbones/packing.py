@@ -73,13 +73,11 @@ class Layout:
 
     def align(self, packed: Tensor) -> Tensor:
         """(T, W) to (S, W), zero where there is no token."""
-        aligned: Tensor = _Align.apply(packed, self.rows, self.num_rows)
-        return aligned
+        return _Align.apply(packed, self.rows, self.num_rows)  # type: ignore[no-any-return, no-untyped-call]
 
     def pack(self, aligned: Tensor) -> Tensor:
         """(S, W) to (T, W), the inverse of `align`."""
-        packed: Tensor = _Pack.apply(aligned, self.rows, self.num_rows)
-        return packed
+        return _Pack.apply(aligned, self.rows, self.num_rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _steps(num_chunks: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +85,8 @@ def _steps(num_chunks: Tensor) -> tuple[Tensor, ...]:
     first = num_chunks.cumsum(0) - num_chunks
     place = torch.arange(int(num_chunks.sum()), device=num_chunks.device) - first.repeat_interleave(num_chunks)
     by_place = place.argsort(stable=True)
-    return by_place.split(torch.bincount(place).tolist())[1:]
+    by_step: tuple[Tensor, ...] = by_place.split(torch.bincount(place).tolist())
+    return by_step[1:]
 
 
 def _scatter(packed: Tensor, rows: Tensor, num_rows: int) -> Tensor:
@@ -103,7 +102,7 @@ class _Align(torch.autograd.Function):
         return _scatter(packed, rows, num_rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient.index_select(0, ctx.saved_tensors[0]), None, None
 
 
@@ -117,7 +116,7 @@ class _Pack(torch.autograd.Function):
         return aligned.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _scatter(gradient, ctx.saved_tensors[0], ctx.num_rows), None, None
 
 
@@ -145,13 +144,13 @@ def rowwise_linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -
 
 
 def silu(values: Tensor) -> Tensor:
-    """x / (1 + exp(-x)), the same bits wherever an element lies; any shape."""
+    """SiLU, x / (1 + exp(-x)), the same bits wherever an element lies; any shape."""
     denominator = values.neg().exp_().add_(1)
     return torch.div(values, denominator, out=denominator)
 
 
 def softplus(values: Tensor) -> Tensor:
-    """log(1 + exp(x)), the same bits wherever an element lies; differentiable, any shape."""
+    """Softplus, log(1 + exp(x)), the same bits wherever an element lies; differentiable, any shape."""
     # Above 40 the result is x itself in double precision, and exp must not overflow.
     return values.clamp(max=40).exp().log1p() + (values - 40).relu()
 

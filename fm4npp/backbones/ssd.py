@@ -13,7 +13,6 @@ Axes in this module: S rows, K chunks of Q rows, H heads of P channels, G groups
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -64,14 +63,16 @@ class _Chunks(NamedTuple):
         """Some of the chunks."""
         return _Chunks(*(values[chunks] for values in self))
 
-    def between(self, head: int) -> Tensor:
-        """Decay from row j to row i >= j, exp(s_i - s_j), of one head, (K, Q, Q); 1 above the diagonal."""
-        s = self.s[:, :, head]
-        return (s[:, :, None] - s[:, None, :]).clamp_(max=0).exp_()
+    def within(self) -> tuple[Tensor, Tensor]:
+        """Decay from row j to row i, exp(s_i - s_j), (K, G, H / G, Q, Q), and C_i . B_j, (K, G, 1, Q, Q).
 
-    def scores(self, group: int) -> Tensor:
-        """C_i . B_j of one group, (K, Q, Q); 0 above the diagonal."""
-        return torch.bmm(self.C[:, :, group], self.B[:, :, group].transpose(1, 2)).tril_()
+        The former is 1 above the diagonal, the latter 0.
+        """
+        num_groups = self.B.shape[2]
+        s = self.s.transpose(1, 2).contiguous()
+        between = (s[..., :, None] - s[..., None, :]).clamp_(max=0).exp_()
+        scores = torch.matmul(self.C.transpose(1, 2), self.B.permute(0, 2, 3, 1)).tril_()
+        return between.unflatten(1, (num_groups, -1)), scores[:, :, None]
 
 
 def _split(xbc: Tensor, sizes: Sizes, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,33 +83,29 @@ def _split(xbc: Tensor, sizes: Sizes, chunk_size: int) -> tuple[Tensor, Tensor, 
     return x.unflatten(-1, heads), B.unflatten(-1, states), C.unflatten(-1, states)
 
 
-def _groups(sizes: Sizes) -> Iterator[tuple[int, slice]]:
-    """Every group with its heads."""
-    heads = sizes.num_heads // sizes.num_groups
-    return ((group, slice(group * heads, (group + 1) * heads)) for group in range(sizes.num_groups))
-
-
-def _concatenate(parts: list[Tensor], dim: int) -> Tensor:
-    """As `torch.cat`, which copies even a single part."""
-    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
-
-
-def _outer(values: Tensor, states: Tensor, sizes: Sizes) -> Tensor:
+def _outer(values: Tensor, states: Tensor) -> Tensor:
     """Sum over a chunk's rows of outer products: (K, Q, H, P) and (K, Q, G, N) to (K, H, P, N)."""
-    parts = [torch.bmm(values[:, :, heads].flatten(2).transpose(1, 2), states[:, :, g]) for g, heads in _groups(sizes)]
-    return _concatenate(parts, 1).unflatten(1, (sizes.num_heads, sizes.head_dim))
+    num_groups = states.shape[2]
+    grouped = values.unflatten(2, (num_groups, -1)).flatten(3).permute(0, 2, 3, 1)
+    return torch.matmul(grouped, states.transpose(1, 2)).view(len(values), *values.shape[2:], -1)
 
 
-def _read(states: Tensor, carried: Tensor, sizes: Sizes) -> Tensor:
+def _read(states: Tensor, carried: Tensor) -> Tensor:
     """Contract the state axis: (K, Q, G, N) with (K, H, P, N) to (K, Q, H, P)."""
-    parts = [torch.bmm(states[:, :, g], carried[:, heads].flatten(1, 2).transpose(1, 2)) for g, heads in _groups(sizes)]
-    return _concatenate(parts, 2).unflatten(2, (sizes.num_heads, sizes.head_dim))
+    grouped = carried.unflatten(1, (states.shape[2], -1)).flatten(2, 3)
+    read = torch.matmul(states.transpose(1, 2), grouped.transpose(2, 3))
+    return read.transpose(1, 2).reshape(*states.shape[:2], *carried.shape[1:3])
 
 
-def _contract(values: Tensor, carried: Tensor, sizes: Sizes) -> Tensor:
-    """Contract heads and channels: (K, Q, H, P) with (K, H, P, N) to (K, Q, G, N)."""
-    parts = [torch.bmm(values[:, :, heads].flatten(2), carried[:, heads].flatten(1, 2)) for _, heads in _groups(sizes)]
-    return torch.stack(parts, 2)
+def _contract(values: Tensor, carried: Tensor, num_groups: int) -> Tensor:
+    """Contract heads and channels: (K, Q, H, P) with (K, H, P, N) to (K, G, Q, N)."""
+    grouped = values.unflatten(2, (num_groups, -1)).flatten(3).transpose(1, 2)
+    return torch.matmul(grouped, carried.unflatten(1, (num_groups, -1)).flatten(2, 3))
+
+
+def _by_head(values: Tensor) -> Tensor:
+    """(K, Q, H, P) to (K H, Q, P), contiguous."""
+    return values.transpose(1, 2).flatten(0, 1)
 
 
 def _carry(local: Tensor, decay: Tensor, steps: tuple[Tensor, ...]) -> Tensor:
@@ -139,15 +136,12 @@ def _carry_back(direct: Tensor, decay: Tensor, steps: tuple[Tensor, ...]) -> Ten
     return leaving
 
 
-def _output(chunks: _Chunks, entering: Tensor, D: Tensor, sizes: Sizes) -> Tensor:
+def _output(chunks: _Chunks, entering: Tensor, D: Tensor) -> Tensor:
     """(K, Q, H, P) of chunks whose entering states, (K, H, P, N), are known."""
-    y = _read(chunks.C, entering, sizes).mul_(chunks.from_start[..., None])
-    x_dt = chunks.x * chunks.dt[..., None]
-    for group, heads in _groups(sizes):
-        scores = chunks.scores(group)
-        for head in range(heads.start, heads.stop):
-            y[:, :, head].baddbmm_(chunks.between(head).mul_(scores), x_dt[:, :, head])
-    return y.addcmul_(chunks.x, D[:, None])
+    y = _read(chunks.C, entering).mul_(chunks.from_start[..., None]).addcmul_(chunks.x, D[:, None])
+    between, scores = chunks.within()
+    inside = torch.bmm(between.mul_(scores).flatten(0, 2), _by_head(chunks.x * chunks.dt[..., None]))
+    return y.add_(inside.view(len(y), len(D), *inside.shape[1:]).transpose(1, 2))
 
 
 class _Gradients(NamedTuple):
@@ -161,30 +155,27 @@ class _Gradients(NamedTuple):
     dy_x: Tensor
 
 
-def _gradients(
-    dy: Tensor, y: Tensor, chunks: _Chunks, entering: Tensor, leaving: Tensor, D: Tensor, sizes: Sizes
-) -> _Gradients:
+def _gradients(dy: Tensor, y: Tensor, chunks: _Chunks, entering: Tensor, leaving: Tensor, D: Tensor) -> _Gradients:
     """Gradients of chunks, given those of their outputs, (K, Q, H, P), and of the states leaving them."""
-    x, dt = chunks.x, chunks.dt
+    x, B, C, dt = chunks[:4]
+    num_groups = B.shape[2]
     x_dt = x * dt[..., None]
-    dC = _contract(dy * chunks.from_start[..., None], entering, sizes)
-    dB = _contract(x_dt * chunks.to_end[..., None], leaving, sizes)
-    dx_dt = _read(chunks.B, leaving, sizes).mul_(chunks.to_end[..., None])
-    for group, heads in _groups(sizes):
-        scores = chunks.scores(group)
-        dscores = torch.zeros_like(scores)
-        for head in range(heads.start, heads.stop):
-            between = chunks.between(head)
-            dscores.addcmul_(torch.bmm(dy[:, :, head], x_dt[:, :, head].transpose(1, 2)), between)
-            dx_dt[:, :, head].baddbmm_(between.mul_(scores).transpose(1, 2), dy[:, :, head])
-        dscores.tril_()
-        dC[:, :, group].baddbmm_(dscores, chunks.B[:, :, group])
-        dB[:, :, group].baddbmm_(dscores.transpose(1, 2), chunks.C[:, :, group])
+    between, scores = chunks.within()
+    dy_heads = _by_head(dy)
+    dscores = torch.bmm(dy_heads, _by_head(x_dt).transpose(1, 2)).view_as(between).mul_(between).sum(2).tril_()
+    inside = torch.bmm(between.mul_(scores).flatten(0, 2).transpose(1, 2), dy_heads)
+    dx_dt = _read(B, leaving).mul_(chunks.to_end[..., None])
+    dx_dt += inside.view(len(dy), len(D), *inside.shape[1:]).transpose(1, 2)
+    dC = _contract(dy * chunks.from_start[..., None], entering, num_groups)
+    dC += torch.matmul(dscores, B.transpose(1, 2))
+    dB = _contract(x_dt.mul_(chunks.to_end[..., None]), leaving, num_groups)
+    dB += torch.matmul(dscores.transpose(2, 3), C.transpose(1, 2))
 
     # exp(s_i) scales all of y_i but D x_i, exp(-s_j) all that x_j causes: their gradients need no Q x Q block.
     dy_x, ddt = torch.linalg.vecdot(dy, x), torch.linalg.vecdot(x, dx_dt)
     ds = torch.linalg.vecdot(dy, y).sub_(dy_x * D).sub_(ddt * dt)
-    return _Gradients(dx_dt.mul_(dt[..., None]).addcmul_(dy, D[:, None]), dB, dC, ddt, ds, dy_x)
+    dx = dx_dt.mul_(dt[..., None]).addcmul_(dy, D[:, None])
+    return _Gradients(dx, dB.transpose(1, 2), dC.transpose(1, 2), ddt, ds, dy_x)
 
 
 class _SSD(torch.autograd.Function):
@@ -196,10 +187,10 @@ class _SSD(torch.autograd.Function):
         local = y.new_empty(len(dt), sizes.num_heads, sizes.head_dim, sizes.state_size)
         parts = [(part, chunks.part(part)) for part in blocks(y)]
         for part, some in parts:
-            local[part] = _outer(some.x * (some.dt * some.to_end)[..., None], some.B, sizes)
+            local[part] = _outer(some.x * (some.dt * some.to_end)[..., None], some.B)
         entering = _carry(local, chunks.whole, layout.steps)
         for part, some in parts:
-            y[part] = _output(some, entering[part], D, sizes)
+            y[part] = _output(some, entering[part], D)
         ctx.save_for_backward(y, xbc, dt, A, D, entering)
         ctx.sizes, ctx.layout = sizes, layout
         return y.view(len(xbc), -1)
@@ -208,7 +199,7 @@ class _SSD(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with full_precision(dy.device):
-            return (*_backward(dy, *ctx.saved_tensors, ctx.sizes, ctx.layout), None, None)
+            return (*_backward(dy, *ctx.saved_tensors, sizes=ctx.sizes, layout=ctx.layout), None, None)
 
 
 def _backward(
@@ -228,13 +219,13 @@ def _backward(
     parts = [(part, chunks.part(part)) for part in blocks(y)]
     direct = torch.empty_like(entering)
     for part, some in parts:
-        direct[part] = _outer(dy[part] * some.from_start[..., None], some.C, sizes)
+        direct[part] = _outer(dy[part] * some.from_start[..., None], some.C)
     leaving = _carry_back(direct, chunks.whole, layout.steps)
 
     dxbc = torch.empty_like(xbc)
     result = _Gradients(*_split(dxbc, sizes, layout.chunk_size), *(torch.empty_like(dt) for _ in range(3)))
     for part, some in parts:
-        found = _gradients(dy[part], y[part], some, entering[part], leaving[part], D, sizes)
+        found = _gradients(dy[part], y[part], some, entering[part], leaving[part], D)
         for whole, values in zip(result, found, strict=True):
             whole[part] = values
     # The decay over a whole chunk also acts on the state that enters the next one.
@@ -260,5 +251,4 @@ def ssd(xbc: Tensor, dt: Tensor, A: Tensor, D: Tensor, sizes: Sizes, layout: Lay
     Returns:
         (S, H P).
     """
-    result: Tensor = _SSD.apply(xbc, dt, A, D, sizes, layout)
-    return result
+    return _SSD.apply(xbc, dt, A, D, sizes, layout)  # type: ignore[no-any-return, no-untyped-call]

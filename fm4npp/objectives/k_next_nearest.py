@@ -116,7 +116,8 @@ class KNextNearest(Objective):
             )
         values, valid = self._neighbours(coordinates, geometry, features)
         if self.mean is not None:
-            values = np.where(valid[:, :, None], (values - self.mean) / np.asarray(self.std), 0)
+            values = (values - np.asarray(self.mean)) / np.asarray(self.std)
+            values[~valid] = 0
         return {"neighbours": values.astype(np.float32), "valid": valid}
 
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
@@ -154,13 +155,13 @@ class KNextNearest(Objective):
         points = np.asarray(coordinates, dtype=np.float32).astype(np.float64).reshape(-1, 3)
         periodic = geometry.periodic if self.periodic else (False, False, False)
         index, valid = next_nearest(points, geometry.causal_rank(points), self.k, periodic)
-        values = points[index]
+        values = points.take(index, axis=0)
         if self.frame == "offset":
             values -= points[:, None]
             for axis in np.flatnonzero(periodic):
                 values[:, :, axis] = wrap(values[:, :, axis])
         if self.energy:
-            values = np.concatenate([values, log_energy(features)[index][:, :, None]], axis=2)
+            values = np.concatenate([values, log_energy(features).take(index)[:, :, None]], axis=2)
         values[~valid] = 0
         return values, valid
 

@@ -52,11 +52,11 @@ def next_nearest(
     order = np.argsort(rank, kind="stable")
     axes = np.ascontiguousarray(points[order].T)
     later = _search(compiled)(axes, outward_axis(axes, periodic), k, periodic)
-    own = np.arange(len(points))[:, None]
-    index, valid = np.empty(later.shape, dtype=np.int64), np.empty(later.shape, dtype=bool)
-    valid[order] = later >= 0
-    index[order] = order[np.where(later >= 0, later, own)]
-    return index, valid
+    places = np.arange(len(order))
+    back = np.empty_like(order)
+    back[order] = places
+    index = order.take(np.where(later >= 0, later, places[:, None]))
+    return index.take(back, axis=0), later.take(back, axis=0) >= 0
 
 
 def outward_axis(axes: Array, periodic: tuple[bool, bool, bool]) -> Array:

@@ -33,15 +33,19 @@ def squared_distances(origins: Array, points: Array, periodic: tuple[bool, bool,
     Returns:
         (...), in the precision of the arguments.
     """
-    squared = np.zeros(np.broadcast_shapes(origins.shape[1:], points.shape[1:]), dtype=points.dtype)
-    difference = np.empty_like(squared)
-    for origin, point, wraps in zip(origins, points, periodic, strict=True):
-        np.subtract(point, origin, out=difference)
-        if wraps:
-            difference = wrap(difference)
-        difference *= difference
-        squared += difference
+    squared = np.empty(np.broadcast_shapes(origins.shape[1:], points.shape[1:]), dtype=points.dtype)
+    other = np.empty_like(squared)
+    _square_differences(origins[0], points[0], periodic[0], squared)
+    for axis in (1, 2):
+        squared += _square_differences(origins[axis], points[axis], periodic[axis], other)
     return squared
+
+
+def _square_differences(origins: Array, points: Array, wraps: bool, out: Array) -> Array:
+    np.subtract(points, origins, out=out)
+    if wraps:
+        out -= np.floor(out + 0.5)
+    return np.square(out, out=out)
 
 
 def search_later(axes: Array, outward: Array, k: int, periodic: tuple[bool, bool, bool]) -> Array:
@@ -134,10 +138,11 @@ def _nearest(
     slot = np.arange(len(flat)) + (np.arange(num_rows) * width - np.cumsum(counts) + counts)[row]
     places, squared = np.full(num_rows * width, -1), np.full(num_rows * width, np.inf)
     places[slot] = place
-    squared[slot] = squared_distances(axes[:, row + start], axes[:, place], periodic)
+    squared[slot] = squared_distances(axes.take(row + start, axis=1), axes.take(place, axis=1), periodic)
     first = np.argsort(squared.reshape(num_rows, width), axis=1, kind="stable")[:, :k]
     first += np.arange(num_rows)[:, None] * width
-    return places[first], squared[first[:, k - 1]] if width >= k else np.full(num_rows, np.inf)
+    farthest = squared.take(first[:, k - 1]) if width >= k else np.full(num_rows, np.inf)
+    return places.take(first), farthest
 
 
 def _complete(outward: Array, rows: slice, stop: int, farthest: Array) -> bool:
