@@ -204,6 +204,13 @@ def test_gradients_equal_those_of_events_alone() -> None:
         torch.testing.assert_close(whole, sum(parts), rtol=1e-9, atol=1e-9 * float(whole.abs().max()))
 
 
+def test_gradients_of_a_deep_stack_stay_finite() -> None:
+    # A gradient in the zero rows would be multiplied by 1 / sqrt(eps) at each of 24 norms.
+    backbone, lengths = make(num_layers=12), [30, 1, 62, 13, 16]
+    backbone(draw(sum(lengths), 16), offsets_of(lengths))[1].square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
 def test_gradcheck() -> None:
     backbone = make(width=4, head_dim=4, num_layers=1, state_size=2).double()
     embedding = draw(5, 4).double().requires_grad_()

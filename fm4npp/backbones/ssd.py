@@ -199,21 +199,13 @@ class _SSD(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with full_precision(dy.device):
-            return (*_backward(dy, *ctx.saved_tensors, sizes=ctx.sizes, layout=ctx.layout), None, None)
+            gradients = _backward(dy, ctx.saved_tensors, ctx.sizes, ctx.layout)
+        return (*gradients, None, None)
 
 
-def _backward(
-    dy: Tensor,
-    y: Tensor,
-    xbc: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    D: Tensor,
-    entering: Tensor,
-    sizes: Sizes,
-    layout: Layout,
-) -> tuple[Tensor, ...]:
+def _backward(dy: Tensor, saved: tuple[Tensor, ...], sizes: Sizes, layout: Layout) -> tuple[Tensor, ...]:
     """Gradients of xbc, dt (S, H), A and D."""
+    y, xbc, dt, A, D, entering = saved
     dy = dy.reshape(y.shape)
     chunks = _Chunks.of(xbc, dt, A, sizes)
     parts = [(part, chunks.part(part)) for part in blocks(y)]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-ROWS_PER_BLOCK = 64
-"""Queries whose distances are in memory at once; 64 rows of 1,000 candidates fit in a core's second-level cache."""
+ROWS_PER_BLOCK = 96
+"""Queries whose distances are in memory at once; 96 rows of 1,000 candidates fit in a core's second-level cache."""
 
 MARGIN, SMALLEST = 1e-5, 1e-30
 """Relative and absolute slack of squared distances in single precision: ten times the rounding error, and underflow."""
