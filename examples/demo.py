@@ -2,14 +2,13 @@
 
     python examples/demo.py --output runs/demo
 
-About eight minutes on two cores. The three rows of the table differ only in what the heads read: the blocks of the
-pretrained backbone, the blocks of the same backbone with its random initial weights, or the raw coordinates.
+About six minutes on two cores. The three rows of the table differ only in what the heads read: the blocks of the
+pretrained backbone, the blocks of the same backbone with random weights, or the raw coordinates and energies.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fm4npp.plotting import draw_event
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from fm4npp import detectors
 from fm4npp.data import EventDataset, write_events
 from fm4npp.evaluation import evaluate, predict_events
-from fm4npp.files import write_json
+from fm4npp.files import read_json, write_json
 from fm4npp.modeling import FM4NPPModel
+from fm4npp.plotting import draw_event
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.simulation import ParticleGun, simulate
 from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
@@ -35,13 +35,15 @@ from fm4npp.training.config import parse
 DETECTOR = "sphenix-tpc"
 SPLITS = {"pretrain": (2000, 1), "train": (400, 2), "validation": (60, 3), "test": (100, 4)}
 """Events and seed of each set; no two share an event."""
-GUN = ParticleGun(mean_primaries=8.0, mean_curlers=2.0)
-TOKENS = 4096
+GUN = ParticleGun(mean_primaries=6.0, mean_curlers=1.5)
+TOKENS = 3072
+PRETRAIN_STEPS = 400
 HEADS: dict[str, dict[str, Any]] = {
     "track-finding": {"type": "track-finding", "num_queries": 40},
     "noise-tagging": {"type": "noise-tagging"},
 }
-console = Console(highlight=False)
+HEAD_STEPS = {"track-finding": 180, "noise-tagging": 90}
+console = Console(highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -54,12 +56,12 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     console.print(f"{seconds[name]:.0f} s")
 
 
-def make_events(folder: Path) -> dict[str, Path]:
+def make_events(folder: Path, scale: float) -> dict[str, Path]:
     """Simulate every set of events."""
     detector = detectors.load(DETECTOR)
     files = {name: folder / f"{name}.parquet" for name in SPLITS}
     for name, (count, seed) in SPLITS.items():
-        write_events(simulate(detector, count, seed, GUN), files[name])
+        write_events(simulate(detector, max(int(count * scale), 8), seed, GUN), files[name])
     return files
 
 
@@ -139,20 +141,12 @@ def check_reload(model: Path, files: dict[str, Path]) -> None:
         raise SystemExit("the reloaded checkpoint predicts something else")
 
 
-def table(results: dict[str, dict[str, Any]]) -> Table:
+def table(results: dict[str, dict[str, Any]], num_events: int) -> Table:
     """The results for people."""
-    shown = Table(title=f"Held-out events: {SPLITS['test'][0]} of {DETECTOR}", title_justify="left")
-    for column in (
-        "heads read",
-        "ARI",
-        "ARI pooled",
-        "efficiency",
-        "purity",
-        "noise acc.",
-        "noise prec.",
-        "noise rec.",
-    ):
-        shown.add_column(column, justify="left" if column == "heads read" else "right", no_wrap=True)
+    shown = Table(title=f"{num_events} held-out events of {DETECTOR}", title_justify="left", box=SIMPLE)
+    shown.add_column("heads read", no_wrap=True)
+    for column in ("ARI", "pooled", "eff.", "purity", "noise", "prec.", "recall"):
+        shown.add_column(column, justify="right", no_wrap=True)
     for name, metrics in results.items():
         tracks, noise = metrics["track-finding"], metrics["noise-tagging"]
         values = [tracks[key] for key in ("ari_per_event_mean", "ari_pooled", "efficiency", "purity")]
@@ -165,58 +159,62 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--pretrain-steps", type=int, default=450)
-    parser.add_argument("--adapt-steps", type=int, default=240)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies all numbers of events and steps")
     arguments = parser.parse_args()
     output: Path = arguments.output
     if output.exists() and any(output.iterdir()):
         raise SystemExit(f"error: {output} is not empty; remove it, or give another --output")
     seconds: dict[str, float] = {}
     with timed(seconds, "simulate events"):
-        files = make_events(output / "events")
+        files = make_events(output / "events", arguments.scale)
     with timed(seconds, "pretrain the backbone on unlabelled events"):
-        best = pretrain_backbone(files, output / "pretrained", arguments.pretrain_steps)
+        best = pretrain_backbone(files, output / "pretrained", scaled(PRETRAIN_STEPS, arguments.scale))
     random_twin(output / "pretrained", output / "random")
     rows = {
-        "pretrained backbone": ("pretrained", ["blocks"]),
-        "random backbone": ("random", ["blocks"]),
+        "pretrained": ("pretrained", ["blocks"]),
+        "random weights": ("random", ["blocks"]),
         "raw coordinates": ("pretrained", ["coordinates"]),
     }
     results = {}
     for row, (model, inputs) in rows.items():
         folders = {head: output / "heads" / row.replace(" ", "-") / head for head in HEADS}
         for head, folder in folders.items():
-            with timed(seconds, f"adapt {head} on the {row}"):
-                adapt_head(output / model, head, inputs, files, folder, arguments.adapt_steps)
+            with timed(seconds, f"adapt {head}, reading {row}"):
+                adapt_head(output / model, head, inputs, files, folder, scaled(HEAD_STEPS[head], arguments.scale))
         results[row] = judge(output / model, list(folders.values()), files)
     picture = output / "event.png"
-    draw(output / "pretrained", output / "heads/pretrained-backbone/track-finding", files, picture)
+    draw(output / "pretrained", output / "heads/pretrained/track-finding", files, picture)
     check_reload(output / "pretrained", files)
     write_json(output / "report.json", {"results": results, "seconds": seconds, "pretraining": best})
-    report(results, seconds, best, output, arguments.pretrain_steps, arguments.adapt_steps)
+    report(results, seconds, best, output)
 
 
-def report(
-    results: dict[str, Any], seconds: dict[str, float], best: dict[str, Any], output: Path, steps: int, adapt_steps: int
-) -> None:
+def scaled(number: int, scale: float) -> int:
+    """A number of steps, at least two."""
+    return max(int(number * scale), 2)
+
+
+def report(results: dict[str, Any], seconds: dict[str, float], best: dict[str, Any], output: Path) -> None:
     """Print what was done and found."""
-    config = json.loads((output / "pretrained/config.json").read_text())
     loaded = FM4NPPModel.from_pretrained(output / "pretrained")
+    events = {name: len(EventDataset([output / f"events/{name}.parquet"])) for name in SPLITS}
+    steps = {head: read_json(output / f"heads/raw-coordinates/{head}/run.json") for head in HEADS}
     console.print()
-    console.print(table(results))
+    console.print(table(results, events["test"]))
     console.print(
-        f"Trained: a {config['backbone']['type']} backbone of {loaded.num_parameters():,} parameters, {steps} steps on "
-        f"{SPLITS['pretrain'][0]} unlabelled events (validation loss {best['validation_loss']:.4f}); then each head "
-        f"{adapt_steps} steps on {SPLITS['train'][0]} labelled events, the backbone frozen. "
-        f"{sum(seconds.values()):.0f} s in all."
+        f"Trained: a {loaded.config.backbone['type']} backbone of {loaded.num_parameters():,} parameters, "
+        f"{read_json(output / 'pretrained/run.json')['training']['steps']} steps on {events['pretrain']} unlabelled "
+        f"events (validation loss {best['validation_loss']:.4f}); on it, frozen, "
+        + " and ".join(f"{head} for {run['training']['steps']}" for head, run in steps.items())
+        + f" steps on {events['train']} labelled events. {sum(seconds.values()):.0f} s in all."
     )
     console.print(
-        "ARI is the mean over events; efficiency and purity follow the double-majority rule over the whole set."
+        "ARI: mean over events, and of all spacepoints at once. Efficiency and purity: double majority, whole set."
     )
-    console.print("One seed and a small model: the table shows how to compare, not what pretraining is worth.")
-    console.print(
-        f"Checkpoint: {output / 'pretrained'}   picture: {output / 'event.png'}   numbers: {output / 'report.json'}"
-    )
+    console.print("Noise: accuracy, and precision and recall, the mean over the two classes.")
+    console.print("One seed and a small model: this shows how to compare, not what pretraining is worth.")
+    for what, name in (("checkpoint", "pretrained"), ("picture", "event.png"), ("numbers", "report.json")):
+        console.print(f"{what}: {output / name}")
 
 
 if __name__ == "__main__":

@@ -136,9 +136,7 @@ class EventWriter:
         if self._writer is None:
             self._metadata = events_parquet.metadata_of(event, __version__)
             self._schema = events_parquet.schema(self._metadata, event)
-            self._writer = pq.ParquetWriter(
-                self._temporary, self._schema, compression="zstd", write_page_checksum=True
-            )
+            self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", write_page_checksum=True)
         try:
             self._rows.append(events_parquet.record(event, self._metadata))
         except DataError as error:

@@ -160,8 +160,3 @@ class Mamba2Backbone(Backbone):
             stream = stream + update
             updates.append(layout.pack(update))
         return tuple(updates), layout.pack(self.norm_f(stream))
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices and convolution taps, not to norms, biases, A_log, D and dt_bias."""
-    return parameter.ndim >= 2 and name.endswith(".weight")
