@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
 from fm4npp import backbones, heads
 from fm4npp.backbones.embedding import SpacepointEmbedding
 from fm4npp.backbones.packing import rowwise_linear
 from fm4npp.batch import EventBatch, HiddenStates
+from fm4npp.card import model_card
 from fm4npp.checkpoint import load_strict, read_tensors, resolve, staged, weights_hash, write_tensors
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig, complete, typed
 from fm4npp.errors import CheckpointError, ConfigurationError, DataError
@@ -46,14 +47,7 @@ class FM4NPPOutput:
     predictions: Mapping[str, Any] = field(default_factory=dict)
 
 
-class FM4NPPModel(
-    nn.Module,
-    ModelHubMixin,
-    library_name="fm4npp",
-    license="apache-2.0",
-    tags=["particle-physics", "nuclear-physics", "tracking", "state-space-model"],
-    paper_url="https://arxiv.org/abs/2508.14087",
-):
+class FM4NPPModel(nn.Module, ModelHubMixin):
     """A foundation model of detector events.
 
     Args:
@@ -285,6 +279,10 @@ class FM4NPPModel(
     def _save_pretrained(self, save_directory: Path) -> None:
         write_tensors(self, save_directory)
         write_json(save_directory / CONFIG_NAME, self.config.json_object())
+
+    def generate_model_card(self, *arguments: Any, **named: Any) -> ModelCard:
+        """The card that is saved where there is none yet, from the configuration."""
+        return model_card(self.config)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from fm4npp.checkpoint import write_tensors
@@ -186,6 +188,39 @@ def test_what_cannot_be_found_is_one_line(name):
     with pytest.raises(CheckpointError, match="no such folder") as caught:
         FM4NPPModel.from_pretrained(name)
     assert "\n" not in str(caught.value)
+
+
+def test_pushing_uploads_a_whole_checkpoint(model, batch, monkeypatch, tmp_path):
+    pushed = {}
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **options):
+            return type("Url", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, folder_path, **options):
+            shutil.copytree(folder_path, tmp_path / "pushed")
+            pushed.update(options)
+            return "commit"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    assert model.push_to_hub("someone/model") == "commit"
+    assert pushed["repo_id"] == "someone/model"
+    loaded = FM4NPPModel.from_pretrained(tmp_path / "pushed")
+    assert torch.equal(outputs(loaded, batch).last_hidden_state, outputs(model, batch).last_hidden_state)
+
+
+def test_a_card_is_written_once_and_says_what_is_inside(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "fm4npp"
+    assert "sphenix-tpc" in card.text
+    assert "random" in card.text
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_components_of_several_detectors_run_together(events):
