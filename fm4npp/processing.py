@@ -74,6 +74,25 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
     )
 
 
+def settle_ties(order: Array, coordinates: Array, features: Array) -> Array:
+    """Order coincident spacepoints by their features, so that the sequence does not depend on the order of the file.
+
+    Args:
+        order: (N,), a serializer's.
+        coordinates: (N, 3).
+        features: (N, F).
+
+    Returns:
+        (N,), the same permutation but among neighbours in the sequence with equal coordinates.
+    """
+    sequence = coordinates[order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (sequence[1:] != sequence[:-1]).any(axis=1)
+    if starts.all() or not features.shape[1]:
+        return order
+    return order[np.lexsort((*features[order].T, starts.cumsum()))]
+
+
 class FM4NPPProcessor:
     """Detectors, serializers and objective of a model, with their fitted constants.
 
@@ -160,6 +179,7 @@ class FM4NPPProcessor:
         detector = self._detector(event)
         coordinates = self._coordinates(event, detector)
         order = self.config.serializers[detector.name].order(coordinates, detector.geometry)
+        order = settle_ties(order, coordinates, event.features)
         coordinates, event = coordinates[order], event.take(order)
         return PreparedEvent(
             coordinates=coordinates,

@@ -47,6 +47,23 @@ def test_sequence_does_not_depend_on_the_order_of_the_file(events, processor):
         assert torch.equal(values, second.targets[key])
 
 
+@pytest.mark.parametrize("serializer", ["raster-scan", "hilbert", "z-order", "radial"])
+def test_coincident_spacepoints_are_told_apart_by_their_features(events, serializer):
+    event = max(events, key=len)
+    positions = np.array(event.positions)
+    positions[10:20] = positions[10]
+    positions[30:33] = positions[30]
+    event = dataclasses.replace(event, positions=positions)
+    objective = {"type": "k-nnn", "k": 5, "targets": "offset", "energy": True}
+    processor = FM4NPPProcessor(tiny_config(serializer=serializer, objective=objective)).fit([event])
+    first = processor([event])
+    for seed in range(5):
+        second = processor([event.take(np.random.default_rng(seed).permutation(len(event)))])
+        assert torch.equal(first.coordinates, second.coordinates)
+        assert torch.equal(first.features, second.features)
+        assert torch.equal(first.targets["neighbours"], second.targets["neighbours"])
+
+
 def test_events_without_and_with_one_spacepoint(events, processor):
     empty, single = events[0].take(np.arange(0)), events[0].take(np.arange(1))
     batch = processor([empty, single, empty])

@@ -3,11 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fm4npp.checkpoint import read_tensors
 from fm4npp.errors import CheckpointError, ConfigurationError, DataError, FM4NPPError
@@ -224,8 +228,6 @@ def test_overrides_reach_into_components(events_files):
 
 @pytest.mark.parametrize("name", ["laptop", "paper-m1"])
 def test_shipped_configurations_are_valid(name):
-    from pathlib import Path
-
     from fm4npp.configuration import FM4NPPConfig
 
     values = read_yaml(Path(__file__).parents[1] / f"configs/{name}.yaml")
@@ -267,6 +269,27 @@ def test_training_runs_outside_the_main_thread(events_files, tmp_path):
     thread.join(60)
     assert not failures
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(events_files, tmp_path):
+    """Two gloo processes: one set of weights, every record once, and resumed only by as many."""
+    values = pretrain_config(events_files, steps=4, validate_every=2).model_dump(mode="json")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    fm4npp = Path(sys.executable).with_name("fm4npp")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [str(fm4npp), "pretrain", "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*launch, *command], capture_output=True, text=True, timeout=200, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    assert load_state(tmp_path / "run")["num_processes"] == 2
+    assert FM4NPPModel.from_pretrained(tmp_path / "run").config.training["step"] in (2, 4)
+    with pytest.raises(CheckpointError, match="2 processes"):
+        pretrain(pretrain_config(events_files, steps=4, validate_every=2), tmp_path / "run", resume=True)
 
 
 def test_defaults_are_the_papers_recipe():

@@ -33,6 +33,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 # In a pipe nothing is wrapped: one line an entry.
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 1000)
+is_main_process = os.environ.get("RANK", "0") == "0"
+"""Of several processes that train together, one speaks."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -107,7 +109,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=err,
-        disable=not err.is_terminal,
+        disable=not (err.is_terminal and is_main_process),
     )
     with bar:
         task = bar.add_task(what, total=total, note="", rate="")
@@ -122,6 +124,8 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
 
 def finish(summary: dict[str, Any], as_json: bool, *lines: str) -> None:
     """Say what was done: lines for people, and with `--json` one last line for machines."""
+    if not is_main_process:
+        return
     for line in lines:
         out.print(escape(line))
     if as_json:

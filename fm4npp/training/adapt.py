@@ -43,7 +43,7 @@ def adapt(
     """
     folder = Path(output)
     training, validation = load_data(config.data)
-    check_folder(folder, resume=resume)
+    group = check_folder(folder, resume=resume)
     processor = FM4NPPProcessor.from_pretrained(model_folder)
     model = FM4NPPModel.from_pretrained(model_folder)
     torch.manual_seed(config.training.seed)
@@ -60,7 +60,7 @@ def adapt(
         else:
             model.save_pretrained(folder)
 
-    if not resume:
+    if not resume and group.is_main_process:
         write_json(folder / RUN_NAME, config.model_dump(mode="json"))
     run = Run(
         model=model,

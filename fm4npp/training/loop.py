@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from fm4npp.batch import EventBatch
@@ -67,6 +67,15 @@ class Run:
     report: Callable[[Metrics], None] = field(default=lambda record: None)
 
 
+def processes() -> PartialState:
+    """The processes of this run, joined into one group if a launcher started several.
+
+    Accelerate joins processes without an accelerator only when it is told that there is none; left alone, each would
+    train a model of its own and write it to the same place.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def train(run: Run, *, resume: bool = False) -> Metrics:
     """Train, validate, keep the best weights and the state to continue from.
 
@@ -82,13 +91,14 @@ def train(run: Run, *, resume: bool = False) -> Metrics:
         FM4NPPError: if the data holds no spacepoints or the loss is not finite; saved weights are kept.
     """
     _check_data(run)
+    processes()
     accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[run.config.precision])
     optimizer = torch.optim.AdamW(
         parameter_groups(run.model, run.config.weight_decay), lr=run.config.learning_rate, betas=run.config.betas
     )
     state: Metrics = {"step": 0, "events": 0, "tokens": 0, "seconds": 0.0, "best": None}
     if resume:
-        state = _restore(run, optimizer)
+        state = _restore(run, accelerator, optimizer)
     elif accelerator.is_main_process:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / METRICS_NAME).write_text("", encoding="utf-8")
@@ -235,8 +245,13 @@ def _save(run: Run, accelerator: Accelerator, optimizer: torch.optim.Optimizer, 
         )
 
 
-def _restore(run: Run, optimizer: torch.optim.Optimizer) -> Metrics:
+def _restore(run: Run, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> Metrics:
     state = load_state(run.folder)
+    if state["num_processes"] != accelerator.num_processes:
+        raise CheckpointError(
+            f"{run.folder}: is a run of {state['num_processes']} processes, not {accelerator.num_processes}; "
+            "resume it with as many"
+        )
     if state["fingerprint"] != run.fingerprint:
         raise CheckpointError(f"{run.folder}: holds another run (configuration or data differ); use another --output")
     own = {name: p for name, p in run.model.named_parameters() if p.requires_grad}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from fm4npp.configuration import FM4NPPConfig
 from fm4npp.data import EventDataset
@@ -18,7 +19,7 @@ from fm4npp.files import sha256, write_json
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training.config import DataConfig, PretrainConfig, Strict
-from fm4npp.training.loop import Metrics, Run, train
+from fm4npp.training.loop import Metrics, Run, processes, train
 
 RUN_NAME = "run.json"
 
@@ -47,7 +48,7 @@ def pretrain(
     """
     folder = Path(output)
     training, validation = load_data(config.data)
-    check_folder(folder, resume=resume)
+    group = check_folder(folder, resume=resume)
     torch.manual_seed(config.training.seed)
     model_config = FM4NPPConfig.create(**config.model.fields(training.detectors))
     for dataset in (training, validation):
@@ -68,7 +69,7 @@ def pretrain(
         model.config = processor.config.updated(training=trained)
         model.save_pretrained(folder)
 
-    if not resume:
+    if not resume and group.is_main_process:
         save({"step": 0})  # with the fitted constants, so that a run stopped before its first validation resumes
         write_json(folder / RUN_NAME, config.model_dump(mode="json"))
     run = Run(
@@ -91,14 +92,20 @@ def load_data(data: DataConfig) -> tuple[EventDataset, EventDataset | None]:
     return EventDataset(data.train), EventDataset(data.validation) if data.validation else None
 
 
-def check_folder(folder: Path, *, resume: bool) -> None:
+def check_folder(folder: Path, *, resume: bool) -> PartialState:
     """Refuse to overwrite a finished or a running run.
+
+    Returns:
+        The processes of this run; all have looked before one writes.
 
     Raises:
         ConfigurationError: if the folder holds anything and the run is not resumed.
     """
+    group = processes()
     if not resume and folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder}: is not empty; use another --output, or --resume the run in it")
+    group.wait_for_everyone()
+    return group
 
 
 def fingerprint(config: Strict, data: DataConfig) -> str:
