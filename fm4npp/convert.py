@@ -15,6 +15,7 @@ from fm4npp.data import EventWriter, read_events
 from fm4npp.detectors import Detector
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, Event
+from fm4npp.geometry import Geometry
 
 Labels = Literal["auto", "none", "require"]
 
@@ -41,9 +42,9 @@ class ConversionReport:
     labels: tuple[str, ...] = ()
     output: str = ""
 
-    def count(self, event: Event, detector: Detector) -> None:
+    def count(self, event: Event, geometry: Geometry) -> None:
         """Add one event."""
-        coordinates = detector.geometry.coordinates(event.positions)
+        coordinates = geometry.coordinates(event.positions)
         self.num_events += 1
         self.num_empty_events += not len(event)
         self.num_spacepoints += len(event)
@@ -84,10 +85,11 @@ def convert(
     """
     chosen = detector if isinstance(detector, Detector) else detectors.load(detector)
     report = ConversionReport(output=str(output))
+    geometry = chosen.geometry
     with EventWriter(output) as writer:
         for event in _events(inputs, chosen, reader, labels):
             writer.write(event)
-            report.count(event, chosen)
+            report.count(event, geometry)
             progress(report.num_events)
     return report
 

@@ -20,6 +20,7 @@ from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
 from fm4npp.files import write_json
+from fm4npp.geometry import Geometry
 
 Array = NDArray[Any]
 
@@ -103,6 +104,7 @@ class FM4NPPProcessor:
     def __init__(self, config: FM4NPPConfig) -> None:
         self.config = config
         self._slots = {name: slot for slot, name in enumerate(config.subsystems)}
+        self._geometries = {detector.name: detector.geometry for detector in config.detectors}
 
     @classmethod
     def from_pretrained(
@@ -152,7 +154,7 @@ class FM4NPPProcessor:
         found: dict[str, list[tuple[Array, dict[str, Array]]]] = {d.name: [] for d in self.config.detectors}
         for event in events:
             detector = self._detector(event)
-            coordinates = self._coordinates(event, detector)
+            coordinates = self._coordinates(event, self._geometries[detector.name])
             found[detector.name].append((coordinates, _columns(event)))
         serializers = dict(self.config.serializers)
         for detector in self.config.detectors:
@@ -177,8 +179,9 @@ class FM4NPPProcessor:
             DataError: if the event is of another detector, or lies on the beam axis, where eta is infinite.
         """
         detector = self._detector(event)
-        coordinates = self._coordinates(event, detector)
-        order = self.config.serializers[detector.name].order(coordinates, detector.geometry)
+        geometry = self._geometries[detector.name]
+        coordinates = self._coordinates(event, geometry)
+        order = self.config.serializers[detector.name].order(coordinates, geometry)
         order = settle_ties(order, coordinates, event.features)
         coordinates, event = coordinates[order], event.take(order)
         return PreparedEvent(
@@ -186,7 +189,7 @@ class FM4NPPProcessor:
             features=self._features(event, detector),
             detector_ids=self._detector_ids(event),
             order=order,
-            targets=self.config.objective.targets(coordinates, detector.geometry, _columns(event)) if targets else {},
+            targets=self.config.objective.targets(coordinates, geometry, _columns(event)) if targets else {},
             labels={name: values.astype(np.int64) for name, values in event.labels.items()},
         )
 
@@ -225,8 +228,8 @@ class FM4NPPProcessor:
             return self.config.detectors[0]
         raise DataError("does not say which detector it is of", event=event.event_id)
 
-    def _coordinates(self, event: Event, detector: Detector) -> Array:
-        coordinates = detector.geometry.coordinates(event.positions)
+    def _coordinates(self, event: Event, geometry: Geometry) -> Array:
+        coordinates = geometry.coordinates(event.positions)
         bad = ~np.isfinite(coordinates).all(axis=1)
         if bad.any():
             raise DataError(

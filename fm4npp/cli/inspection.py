@@ -51,7 +51,7 @@ def events_file(path: Path) -> Summary:
         "kind": "events file",
         "path": str(path),
         "sha256": sha256(path),
-        **{key: metadata[key] for key in ("detector", "version", "features", "labels", "particles")},
+        **{key: metadata[key] for key in ("detector", "version", "features", "labels", "particles", "scalars")},
         "events": len(sizes),
         "empty_events": sizes.count(0),
         "spacepoints": hits,
