@@ -271,6 +271,17 @@ def test_training_runs_outside_the_main_thread(events_files, tmp_path):
     assert not thread.is_alive()
 
 
+def test_bfloat16_products_train_both(events_files, tmp_path):
+    pretrain(pretrain_config(events_files, precision="bf16"), tmp_path / "model")
+    inputs = ["blocks", "embedding", "coordinates"]
+    for name in ("track-finding", "noise-tagging"):
+        head = {"type": name, "width": 32, "inputs": inputs} | ({"hidden": 32} if name == "track-finding" else {})
+        adapt(tmp_path / "model", adapt_config(events_files, head, precision="bf16"), tmp_path / name)
+        assert all(record["loss"] > 0 for record in metrics(tmp_path / name) if "loss" in record)
+    first = FM4NPPModel.from_pretrained(tmp_path / "model")
+    assert all(parameter.dtype == torch.float32 for parameter in first.parameters())
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(events_files, tmp_path):
     """Two gloo processes: one set of weights, every record once, and resumed only by as many."""

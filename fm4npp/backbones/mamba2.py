@@ -153,10 +153,11 @@ class Mamba2Backbone(Backbone):
     def forward(self, embedding: Tensor, offsets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """See `Backbone.forward`."""
         layout = Layout.of(offsets, self.config.rows_per_chunk, self.config.conv_width - 1)
-        stream = layout.align(embedding)
+        # Under autocast the products are bfloat16; the stream that sums them up stays in the weights' precision.
+        stream = layout.align(embedding.to(self.norm_f.weight.dtype))
         updates = []
         for block in self.layers:
-            update = block(stream, layout)
+            update = block(stream, layout).to(stream.dtype)
             stream = stream + update
             updates.append(layout.pack(update))
         return tuple(updates), layout.pack(self.norm_f(stream))
