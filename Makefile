@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check lint types layers clean
 
 demo: $(VENV)/.installed  ## simulate, pretrain, adapt, evaluate: the whole way once, with controls
+	rm -rf runs/demo
 	$(BIN)/python examples/demo.py --output runs/demo
 
 test: $(VENV)/.installed  ## the whole test suite
