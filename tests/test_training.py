@@ -272,7 +272,10 @@ def test_training_runs_outside_the_main_thread(events_files, tmp_path):
 
 
 def test_bfloat16_products_train_both(events_files, tmp_path):
-    pretrain(pretrain_config(events_files, precision="bf16"), tmp_path / "model")
+    for name, precision in (("model", "bf16"), ("single", "fp32")):
+        pretrain(pretrain_config(events_files, precision=precision), tmp_path / name)
+    assert losses(tmp_path / "model")[1] != losses(tmp_path / "single")[1]
+    assert losses(tmp_path / "model")[1] == pytest.approx(losses(tmp_path / "single")[1], rel=0.02)
     inputs = ["blocks", "embedding", "coordinates"]
     for name in ("track-finding", "noise-tagging"):
         head = {"type": name, "width": 32, "inputs": inputs} | ({"hidden": 32} if name == "track-finding" else {})

@@ -92,7 +92,7 @@ def train(run: Run, *, resume: bool = False) -> Metrics:
     """
     _check_data(run)
     processes()
-    accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[run.config.precision])
+    accelerator = Accelerator()
     optimizer = torch.optim.AdamW(
         parameter_groups(run.model, run.config.weight_decay), lr=run.config.learning_rate, betas=run.config.betas
     )
@@ -151,7 +151,7 @@ def _step(
     factor = learning_rate_factor(step, run.config.steps, run.config.warmup_steps, run.config.final_learning_rate)
     for group in optimizer.param_groups:
         group["lr"] = run.config.learning_rate * factor
-    with accelerator.autocast():
+    with _precision(run, accelerator):
         output = model(**batch)
     loss: Tensor = output.loss
     if not torch.isfinite(loss):
@@ -169,6 +169,11 @@ def _step(
         "events": batch.num_events,
         "tokens": batch.num_tokens,
     }
+
+
+def _precision(run: Run, accelerator: Accelerator) -> torch.autocast:
+    """Autocast as configured; Accelerate's own is one setting for a Python process, which may hold several runs."""
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=run.config.precision == "bf16")
 
 
 def _batches(run: Run, accelerator: Accelerator, done: int) -> Iterator[EventBatch]:
@@ -217,7 +222,7 @@ def validation_loss(run: Run, accelerator: Accelerator, model: torch.nn.Module) 
     batches = token_budget_batches(run.validation.lengths, run.config.tokens_per_batch)
     total = torch.zeros(2, dtype=torch.float64)
     for batch in _load(run, run.validation, batches[accelerator.process_index :: accelerator.num_processes]):
-        with accelerator.autocast():
+        with _precision(run, accelerator):
             loss = model(**batch.to(accelerator.device)).loss
         weight = batch.num_tokens if run.targets else batch.num_events
         total += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
