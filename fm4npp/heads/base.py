@@ -28,10 +28,6 @@ class HeadConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = ("blocks",)
 
-    def spec(self, type: str) -> dict[str, Any]:
-        """The JSON object that describes a head with this configuration."""
-        return {"type": type, **self.model_dump(mode="json")}
-
 
 @dataclass(frozen=True)
 class HeadContext:
