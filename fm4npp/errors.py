@@ -25,6 +25,10 @@ class CheckpointError(FM4NPPError):
     """A checkpoint folder that is incomplete, damaged, or belongs to something else."""
 
 
+class BackendError(FM4NPPError):
+    """A backend that is not there, or that computes another function than the reference."""
+
+
 class DataError(FM4NPPError):
     """Input data that cannot be read exactly.
 

@@ -21,6 +21,16 @@ SHAPES = [(16, 16), (16, 4), (64, 64), (64, 16), (128, 64), (128, 16), (256, 64)
 """Widths and head dimensions."""
 
 
+@pytest.fixture(autouse=True, params=["torch", "compiled"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What computes the inside of a mixer."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FM4NPP_COMPILED", "0" if request.param == "torch" else "1")
+        yield request.param
+
+
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()

@@ -59,7 +59,7 @@ def draw(num_rows: int, sizes: Sizes, dtype: torch.dtype = torch.float64) -> dic
 
 
 def chunked(inputs: dict[str, Tensor], offsets: Tensor, sizes: Sizes, chunk_size: int = CHUNK) -> Tensor:
-    layout = Layout.of(offsets, chunk_size, 3)
+    layout = Layout.of(offsets, chunk_size)
     xbc, dt = layout.align(inputs["xbc"]), layout.align(inputs["dt"])
     return layout.pack(ssd(xbc, dt, inputs["A"], inputs["D"], sizes, layout))
 
@@ -147,8 +147,8 @@ def test_ssd_gradcheck(sizes: Sizes) -> None:
 
 
 def convolve(values: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
-    layout = Layout.of(offsets, 4, weight.shape[1] - 1)
-    return layout.pack(causal_convolution(layout.align(values), weight, bias, layout.gap_rows))
+    layout = Layout.of(offsets, 4)
+    return layout.pack(causal_convolution(layout.align(values), weight, bias, layout))
 
 
 def test_convolution() -> None:
@@ -231,24 +231,23 @@ def test_rowwise_linear(inputs: int, outputs: int, num_threads: int) -> None:
 def test_layout(chunk_size: int) -> None:
     lengths = [0, 5, 1, 0, 16, 30, 13, 0]
     offsets = offsets_of(lengths)
-    layout = Layout.of(offsets, chunk_size, 3)
+    layout = Layout.of(offsets, chunk_size)
     packed = torch.arange(1.0, sum(lengths) + 1)[:, None].repeat(1, 2)
     aligned = layout.align(packed)
     assert torch.equal(layout.pack(aligned), packed)
     assert len(aligned) % chunk_size == 0
     assert len(aligned) >= MIN_ROWS
-    assert (aligned[layout.gap_rows] == 0).all()
+    assert int((aligned != 0).any(1).sum()) == sum(lengths)
     starts = layout.rows[offsets[:-1][torch.tensor(lengths) > 0]]
     assert (starts % chunk_size == 0).all()
-    assert torch.equal(layout.gap_rows.view(-1, 3)[:-1, -1] + 1, starts[1:])
-    later = torch.cat(layout.steps)
-    first = starts // chunk_size
-    occupied = (layout.gap_rows.view(-1, 3)[-1, -1] + 1) // chunk_size
-    assert sorted(torch.cat([later, first]).tolist()) == list(range(int(occupied)))
+    assert set((starts // chunk_size).tolist()) <= set(layout.first.tolist())
+    last = int(layout.rows[-1]) // chunk_size
+    assert [chunk for chunk in layout.first.tolist() if chunk <= last] == (starts // chunk_size).tolist()
+    assert [i for i, first in enumerate(layout.is_first) if first] == layout.first.tolist()
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]], ids=str)
 def test_layout_of_nothing(lengths: list[int]) -> None:
-    layout = Layout.of(offsets_of(lengths), 16, 3)
+    layout = Layout.of(offsets_of(lengths), 16)
     assert layout.align(torch.zeros(0, 3)).shape == (MIN_ROWS, 3)
     assert layout.pack(torch.zeros(MIN_ROWS, 3)).shape == (0, 3)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from fm4npp.errors import BackendError
+
 Count = Annotated[int, Field(ge=1)]
+Backend = Literal["auto", "torch", "mamba-ssm"]
+"""What computes a backbone: PyTorch, which runs everywhere; mamba-ssm's compiled kernels; or the better of them."""
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 class BackboneConfig(BaseModel):
@@ -28,11 +34,17 @@ class Backbone(nn.Module, ABC):
     """Residual blocks over packed events; what happens in one event never depends on another.
 
     Subclasses name their configuration class in `Config` and are built as `cls(config)`.
+
+    Attributes:
+        backend: the backend that is asked for.
+        checkpoint_gradients: keep only the input of every block for the backward pass and compute the rest again.
     """
 
     registered_name: ClassVar[str] = ""
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     config: Any
+    backend: Backend = "auto"
+    checkpoint_gradients: bool = False
 
     @abstractmethod
     def forward(self, embedding: Tensor, offsets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -46,3 +58,13 @@ class Backbone(nn.Module, ABC):
             One (T, width) for every block, its update before the residual sum; and the residual stream after the
             final norm, (T, width).
         """
+
+    def running_backend(self, device: torch.device) -> str:
+        """The backend that computes on `device`.
+
+        Raises:
+            BackendError: if the one that is asked for cannot.
+        """
+        if self.backend not in ("auto", "torch"):
+            raise BackendError(f"backend {self.backend!r}: the backbone {self.registered_name!r} has none but 'torch'")
+        return "torch"

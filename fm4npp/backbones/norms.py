@@ -63,7 +63,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         result = torch.empty_like(values)
         scale = values.new_empty(len(values), num_groups, 1)
         for rows in blocks(values):
-            gated = torch.mul(silu(gate[rows]), values[rows], out=result[rows]).unflatten(1, (num_groups, -1))
+            gated = silu(gate[rows], out=result[rows]).mul_(values[rows]).unflatten(1, (num_groups, -1))
             scale[rows] = inverse_rms(gated, eps)
             gated.mul_(scale[rows]).mul_(weight.view(num_groups, -1))
         ctx.save_for_backward(values, gate, scale, weight)

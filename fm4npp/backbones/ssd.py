@@ -8,17 +8,19 @@ Inside a chunk of Q rows, with s_t the sum of dt A up to t, that is
 y_i = sum_(j <= i) exp(s_i - s_j) (C_i . B_j) dt_j x_j + exp(s_i) h C_i, where h is the state that enters the chunk;
 only one state a chunk is carried on in order.
 
-Axes in this module: S rows, K chunks of Q rows, H heads of P channels, G groups of heads that share B and C, N states.
+Axes in this module: S rows, K chunks of Q rows, H heads of P channels, G groups of heads that share B and C, N states;
+the J = H P / G channels of a group share a state of (N, J) numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fm4npp.backbones.packing import Layout, blocks, full_precision
+from fm4npp.backbones.packing import LEAST_EXPONENT, Layout, blocks, full_precision
 
 
 class Sizes(NamedTuple):
@@ -29,8 +31,15 @@ class Sizes(NamedTuple):
     num_groups: int
     state_size: int
 
+    def states(self, like: Tensor, number: int) -> Tensor:
+        """Room for states, (number, G, N, J), of which the first is zero."""
+        channels = self.num_heads * self.head_dim // self.num_groups
+        room = like.new_empty(number, self.num_groups, self.state_size, channels)
+        room[0] = 0
+        return room
 
-class _Chunks(NamedTuple):
+
+class Chunks(NamedTuple):
     """What one or more chunks hold.
 
     Attributes:
@@ -54,14 +63,15 @@ class _Chunks(NamedTuple):
     whole: Tensor
 
     @classmethod
-    def of(cls, xbc: Tensor, dt: Tensor, A: Tensor, sizes: Sizes) -> _Chunks:
+    def of(cls, xbc: Tensor, dt: Tensor, A: Tensor, sizes: Sizes) -> Chunks:
         """Views of xbc, and decays; dt is (K, Q, H)."""
         s = (dt * A).cumsum(1)
-        return cls(*_split(xbc, sizes, dt.shape[1]), dt, s, s.exp(), (s[:, -1:] - s).exp(), s[:, -1].exp())
+        from_start, to_end = (exponent.clamp(min=LEAST_EXPONENT).exp_() for exponent in (s, s[:, -1:] - s))
+        return cls(*_split(xbc, sizes, dt.shape[1]), dt, s, from_start, to_end, from_start[:, -1])
 
-    def part(self, chunks: slice) -> _Chunks:
+    def part(self, chunks: slice) -> Chunks:
         """Some of the chunks."""
-        return _Chunks(*(values[chunks] for values in self))
+        return Chunks(*(values[chunks] for values in self))
 
     def within(self) -> tuple[Tensor, Tensor]:
         """Decay from row j to row i, exp(s_i - s_j), (K, G, H / G, Q, Q), and C_i . B_j, (K, G, 1, Q, Q).
@@ -70,7 +80,7 @@ class _Chunks(NamedTuple):
         """
         num_groups = self.B.shape[2]
         s = self.s.transpose(1, 2).contiguous()
-        between = (s[..., :, None] - s[..., None, :]).clamp_(max=0).exp_()
+        between = (s[..., :, None] - s[..., None, :]).clamp_(min=LEAST_EXPONENT, max=0).exp_()
         scores = torch.matmul(self.C.transpose(1, 2), self.B.permute(0, 2, 3, 1)).tril_()
         return between.unflatten(1, (num_groups, -1)), scores[:, :, None]
 
@@ -83,24 +93,31 @@ def _split(xbc: Tensor, sizes: Sizes, chunk_size: int) -> tuple[Tensor, Tensor, 
     return x.unflatten(-1, heads), B.unflatten(-1, states), C.unflatten(-1, states)
 
 
+def _grouped(values: Tensor, num_groups: int) -> Tensor:
+    """(K, Q, H, P) to (K, G, Q, J)."""
+    grouped: Tensor = values.unflatten(2, (num_groups, -1)).flatten(3)
+    return grouped.transpose(1, 2)
+
+
 def _outer(values: Tensor, states: Tensor) -> Tensor:
-    """Sum over a chunk's rows of outer products: (K, Q, H, P) and (K, Q, G, N) to (K, H, P, N)."""
-    num_groups = states.shape[2]
-    grouped = values.unflatten(2, (num_groups, -1)).flatten(3).permute(0, 2, 3, 1)
-    return torch.matmul(grouped, states.transpose(1, 2)).view(len(values), *values.shape[2:], -1)
+    """Sum over a chunk's rows of outer products: (K, Q, H, P) and (K, Q, G, N) to (K, G, N, J)."""
+    return torch.matmul(states.permute(0, 2, 3, 1), _grouped(values, states.shape[2]))
 
 
-def _read(states: Tensor, carried: Tensor) -> Tensor:
-    """Contract the state axis: (K, Q, G, N) with (K, H, P, N) to (K, Q, H, P)."""
-    grouped = carried.unflatten(1, (states.shape[2], -1)).flatten(2, 3)
-    read = torch.matmul(states.transpose(1, 2), grouped.transpose(2, 3))
-    return read.transpose(1, 2).reshape(*states.shape[:2], *carried.shape[1:3])
+def _read(states: Tensor, carried: Tensor, shape: torch.Size) -> Tensor:
+    """Contract the state axis: (K, Q, G, N) with (K, G, N, J) to `shape`, (K, Q, H, P)."""
+    return torch.matmul(states.transpose(1, 2), carried).transpose(1, 2).reshape(shape)
 
 
-def _contract(values: Tensor, carried: Tensor, num_groups: int) -> Tensor:
-    """Contract heads and channels: (K, Q, H, P) with (K, H, P, N) to (K, G, Q, N)."""
-    grouped = values.unflatten(2, (num_groups, -1)).flatten(3).transpose(1, 2)
-    return torch.matmul(grouped, carried.unflatten(1, (num_groups, -1)).flatten(2, 3))
+def _contract(values: Tensor, carried: Tensor) -> Tensor:
+    """Contract heads and channels: (K, Q, H, P) with (K, G, N, J) to (K, G, Q, N)."""
+    return torch.matmul(_grouped(values, carried.shape[1]), carried.transpose(2, 3))
+
+
+def _by_channel(decay: Tensor, carried: Tensor) -> Tensor:
+    """(K, H) to (K, G, 1, J), the same for all channels of a head."""
+    _, num_groups, _, channels = carried.shape
+    return decay.repeat_interleave(channels * num_groups // decay.shape[1], dim=1).view(-1, num_groups, 1, channels)
 
 
 def _by_head(values: Tensor) -> Tensor:
@@ -108,37 +125,59 @@ def _by_head(values: Tensor) -> Tensor:
     return values.transpose(1, 2).flatten(0, 1)
 
 
-def _carry(local: Tensor, decay: Tensor, steps: tuple[Tensor, ...]) -> Tensor:
-    """The state that enters each chunk.
+def _carry(entering: Tensor, local: Tensor, decay: Tensor, is_first: Sequence[bool]) -> None:
+    """Carry the state through chunks.
 
     Args:
-        local: (K, H, P, N), what each chunk adds to the state.
+        entering: (K + 1, G, N, J), the state that enters each chunk and, last, the chunk after them; overwritten but
+            for the first.
+        local: (K, G, N, J), what each chunk adds to the state.
         decay: (K, H), what is left of the state after a chunk.
-        steps: the chunks at each place of their events, from the second place on.
+        is_first: whether each of the K chunks and the one after them starts with no state.
+    """
+    decay = _by_channel(decay, local)
+    for chunk, reset in enumerate(is_first[1:]):
+        if reset:
+            entering[chunk + 1].zero_()
+        else:
+            torch.addcmul(local[chunk], entering[chunk], decay[chunk], out=entering[chunk + 1])
+
+
+def _carry_back(leaving: Tensor, direct: Tensor, decay: Tensor, is_first: Sequence[bool]) -> None:
+    """The adjoint of `_carry`.
+
+    Args:
+        leaving: (K + 1, G, N, J), gradients of the state that leaves the chunk before them and of those that leave
+            each chunk; overwritten but for the last.
+        direct: (K, G, N, J), gradients of the states that enter, by what a chunk reads of them.
+        decay: (K, H).
+        is_first: whether each of the K chunks starts with no state.
+    """
+    decay = _by_channel(decay, direct)
+    for chunk in reversed(range(len(is_first))):
+        if is_first[chunk]:
+            leaving[chunk].zero_()
+        else:
+            torch.addcmul(direct[chunk], leaving[chunk + 1], decay[chunk], out=leaving[chunk])
+
+
+def _scan(chunks: Chunks, D: Tensor, entering: Tensor, is_first: Sequence[bool]) -> Tensor:
+    """Outputs of K chunks that follow each other.
+
+    Args:
+        chunks: what they hold.
+        D: (H,), direct path.
+        entering: (K + 1, G, N, J), the state that enters each chunk and, last, the chunk after them; only the first
+            is read, all others are written.
+        is_first: whether each of the K chunks and the one after them starts with no state.
 
     Returns:
-        (K, H, P, N), zero for the first chunk of an event.
+        (K, Q, H, P).
     """
-    entering = torch.zeros_like(local)
-    for chunks in steps:
-        before = chunks - 1
-        state = entering.index_select(0, before).mul_(decay.index_select(0, before)[..., None, None])
-        entering.index_copy_(0, chunks, state.add_(local.index_select(0, before)))
-    return entering
-
-
-def _carry_back(direct: Tensor, decay: Tensor, steps: tuple[Tensor, ...]) -> Tensor:
-    """The adjoint of `_carry`: gradients of the states entering chunks to those of the states leaving them."""
-    leaving = torch.zeros_like(direct)
-    for chunks in reversed(steps):
-        state = leaving.index_select(0, chunks).mul_(decay.index_select(0, chunks)[..., None, None])
-        leaving.index_copy_(0, chunks - 1, state.add_(direct.index_select(0, chunks)))
-    return leaving
-
-
-def _output(chunks: _Chunks, entering: Tensor, D: Tensor) -> Tensor:
-    """(K, Q, H, P) of chunks whose entering states, (K, H, P, N), are known."""
-    y = _read(chunks.C, entering).mul_(chunks.from_start[..., None]).addcmul_(chunks.x, D[:, None])
+    local = _outer(chunks.x * (chunks.dt * chunks.to_end)[..., None], chunks.B)
+    _carry(entering, local, chunks.whole, is_first)
+    y = _read(chunks.C, entering[:-1], chunks.x.shape)
+    y.mul_(chunks.from_start[..., None]).addcmul_(chunks.x, D[:, None])
     between, scores = chunks.within()
     inside = torch.bmm(between.mul_(scores).flatten(0, 2), _by_head(chunks.x * chunks.dt[..., None]))
     return y.add_(inside.view(len(y), len(D), *inside.shape[1:]).transpose(1, 2))
@@ -155,43 +194,54 @@ class _Gradients(NamedTuple):
     dy_x: Tensor
 
 
-def _gradients(dy: Tensor, y: Tensor, chunks: _Chunks, entering: Tensor, leaving: Tensor, D: Tensor) -> _Gradients:
-    """Gradients of chunks, given those of their outputs, (K, Q, H, P), and of the states leaving them."""
+def _gradients(dy: Tensor, y: Tensor, chunks: Chunks, entering: Tensor, leaving: Tensor, D: Tensor) -> _Gradients:
+    """Gradients of K chunks.
+
+    Args:
+        dy: (K, Q, H, P), gradients of their outputs.
+        y: (K, Q, H, P), their outputs.
+        chunks: what they hold.
+        entering: (K + 1, G, N, J), the states that enter them and the chunk after.
+        leaving: (K, G, N, J), gradients of the states that leave them; zero at the end of an event.
+        D: (H,).
+    """
     x, B, C, dt = chunks[:4]
-    num_groups = B.shape[2]
     x_dt = x * dt[..., None]
     between, scores = chunks.within()
     dy_heads = _by_head(dy)
     dscores = torch.bmm(dy_heads, _by_head(x_dt).transpose(1, 2)).view_as(between).mul_(between).sum(2).tril_()
     inside = torch.bmm(between.mul_(scores).flatten(0, 2).transpose(1, 2), dy_heads)
-    dx_dt = _read(B, leaving).mul_(chunks.to_end[..., None])
+    dx_dt = _read(B, leaving, x.shape).mul_(chunks.to_end[..., None])
     dx_dt += inside.view(len(dy), len(D), *inside.shape[1:]).transpose(1, 2)
-    dC = _contract(dy * chunks.from_start[..., None], entering, num_groups)
+    dC = _contract(dy * chunks.from_start[..., None], entering[:-1])
     dC += torch.matmul(dscores, B.transpose(1, 2))
-    dB = _contract(x_dt.mul_(chunks.to_end[..., None]), leaving, num_groups)
+    dB = _contract(x_dt.mul_(chunks.to_end[..., None]), leaving)
     dB += torch.matmul(dscores.transpose(2, 3), C.transpose(1, 2))
 
     # exp(s_i) scales all of y_i but D x_i, exp(-s_j) all that x_j causes: their gradients need no Q x Q block.
     dy_x, ddt = torch.linalg.vecdot(dy, x), torch.linalg.vecdot(x, dx_dt)
     ds = torch.linalg.vecdot(dy, y).sub_(dy_x * D).sub_(ddt * dt)
+    # The decay over a whole chunk also acts on the state that enters the next one.
+    ds[:, -1] += (leaving * entering[1:]).sum(2).view(len(dy), *x.shape[2:]).sum(2)
     dx = dx_dt.mul_(dt[..., None]).addcmul_(dy, D[:, None])
     return _Gradients(dx, dB.transpose(1, 2), dC.transpose(1, 2), ddt, ds, dy_x)
 
 
 class _SSD(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, xbc: Tensor, dt: Tensor, A: Tensor, D: Tensor, sizes: Sizes, layout: Layout) -> Tensor:
-        dt = dt.unflatten(0, (-1, layout.chunk_size))
-        chunks = _Chunks.of(xbc, dt, A, sizes)
+    def forward(
+        ctx: Any, xbc: Tensor, dt: Tensor, A: Tensor, D: Tensor, sizes: Sizes, layout: Layout, keep: bool
+    ) -> Tensor:
+        chunks = Chunks.of(xbc, dt.unflatten(0, (-1, layout.chunk_size)), A, sizes)
         y = torch.empty_like(chunks.x, memory_format=torch.contiguous_format)
-        local = y.new_empty(len(dt), sizes.num_heads, sizes.head_dim, sizes.state_size)
-        parts = [(part, chunks.part(part)) for part in blocks(y)]
-        for part, some in parts:
-            local[part] = _outer(some.x * (some.dt * some.to_end)[..., None], some.B)
-        entering = _carry(local, chunks.whole, layout.steps)
-        for part, some in parts:
-            y[part] = _output(some, entering[part], D)
-        ctx.save_for_backward(y, xbc, dt, A, D, entering)
+        parts, is_first = list(blocks(y)), (*layout.is_first, True)
+        entering = sizes.states(y, (len(y) if keep else parts[0].stop) + 1)
+        for part in parts:
+            room = entering[part.start : part.stop + 1] if keep else entering[: part.stop - part.start + 1]
+            y[part] = _scan(chunks.part(part), D, room, is_first[part.start : part.stop + 1])
+            if not keep:
+                entering[0] = room[-1]
+        ctx.save_for_backward(y, xbc, chunks.dt, A, D, entering)
         ctx.sizes, ctx.layout = sizes, layout
         return y.view(len(xbc), -1)
 
@@ -200,28 +250,27 @@ class _SSD(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with full_precision(dy.device):
             gradients = _backward(dy, ctx.saved_tensors, ctx.sizes, ctx.layout)
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
 def _backward(dy: Tensor, saved: tuple[Tensor, ...], sizes: Sizes, layout: Layout) -> tuple[Tensor, ...]:
     """Gradients of xbc, dt (S, H), A and D."""
     y, xbc, dt, A, D, entering = saved
     dy = dy.reshape(y.shape)
-    chunks = _Chunks.of(xbc, dt, A, sizes)
-    parts = [(part, chunks.part(part)) for part in blocks(y)]
-    direct = torch.empty_like(entering)
-    for part, some in parts:
-        direct[part] = _outer(dy[part] * some.from_start[..., None], some.C)
-    leaving = _carry_back(direct, chunks.whole, layout.steps)
-
+    chunks = Chunks.of(xbc, dt, A, sizes)
     dxbc = torch.empty_like(xbc)
     result = _Gradients(*_split(dxbc, sizes, layout.chunk_size), *(torch.empty_like(dt) for _ in range(3)))
-    for part, some in parts:
-        found = _gradients(dy[part], y[part], some, entering[part], leaving[part], D)
+    following: Tensor | None = None
+    for part in reversed(list(blocks(y))):
+        some, around = chunks.part(part), entering[part.start : part.stop + 1]
+        direct = _outer(dy[part] * some.from_start[..., None], some.C)
+        leaving = torch.empty_like(around)
+        leaving[-1] = following if following is not None else 0
+        _carry_back(leaving, direct, some.whole, layout.is_first[part])
+        following = leaving[0]
+        found = _gradients(dy[part], y[part], some, around, leaving[1:], D)
         for whole, values in zip(result, found, strict=True):
             whole[part] = values
-    # The decay over a whole chunk also acts on the state that enters the next one.
-    result.s[:-1, -1] += torch.linalg.vecdot(leaving[:-1].flatten(2), entering[1:].flatten(2))
     da = result.s.flip(1).cumsum(1).flip(1)
     ddt = torch.addcmul(result.dt, da, A)
     return dxbc, ddt.flatten(0, 1), (da * dt).sum((0, 1)), result.dy_x.sum((0, 1))
@@ -243,4 +292,4 @@ def ssd(xbc: Tensor, dt: Tensor, A: Tensor, D: Tensor, sizes: Sizes, layout: Lay
     Returns:
         (S, H P).
     """
-    return _SSD.apply(xbc, dt, A, D, sizes, layout)  # type: ignore[no-any-return, no-untyped-call]
+    return _SSD.apply(xbc, dt, A, D, sizes, layout, torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]

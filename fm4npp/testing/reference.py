@@ -1,21 +1,25 @@
-"""The Mamba-2 block as a plain recurrence in float64: slow, obvious, and what every fast path must agree with."""
+"""State-space backbones as plain recurrences in float64: slow, obvious, and what every fast path must agree with.
+
+Gradients flow through everything here, so that they can be compared too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fm4npp.backbones.mamba2 import Mamba2Backbone, Mamba2Block, Mamba2Config, Mamba2Mixer
-
-TOLERANCE = 5e-6
-"""Largest relative difference of a float32 backbone to the recurrence that is taken for agreement."""
+from fm4npp.backbones.mamba1 import Mamba1Mixer
+from fm4npp.backbones.mamba2 import Mamba2Mixer
+from fm4npp.backbones.stack import StackBackbone
 
 
 def recurrence(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """The state-space recurrence, one spacepoint after the other (arXiv:2405.21060, eq. 1 and 2).
+    """The recurrence of Mamba-2, one spacepoint after the other (arXiv:2405.21060, eq. 1 and 2).
 
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t, y_t = C_t h_t + D x_t, with h_0 = 0.
 
@@ -41,8 +45,39 @@ def recurrence(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     return torch.stack(outputs) if outputs else x
 
 
-def mixer(module: Mamba2Mixer, rows: Tensor) -> Tensor:
-    """One event through a mixer: projection, causal convolution with SiLU, recurrence, gated norm, projection.
+def selective_recurrence(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """The recurrence of Mamba-1, one spacepoint after the other (arXiv:2312.00752, eq. 2 and algorithm 2).
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t, y_t = C_t h_t + D x_t, with h_0 = 0.
+
+    Args:
+        x: (L, D).
+        dt: (L, D).
+        A: (D, N), negative.
+        B: (L, N), shared by all channels.
+        C: (L, N).
+        D: (D,).
+
+    Returns:
+        (L, D).
+    """
+    state = torch.zeros_like(A)
+    outputs = []
+    for t in range(len(x)):
+        state = torch.exp(dt[t][:, None] * A) * state + (dt[t] * x[t])[:, None] * B[t]
+        outputs.append((state * C[t]).sum(-1) + D * x[t])
+    return torch.stack(outputs) if outputs else x
+
+
+def convolution(rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """SiLU of the causal depthwise convolution, (L, channels) to (L, channels)."""
+    taps = weights["conv1d.weight"][:, 0]
+    padded = F.pad(rows, (0, 0, taps.shape[1] - 1, 0))
+    return F.silu(sum(padded[k : k + len(rows)] * taps[:, k] for k in range(taps.shape[1])) + weights["conv1d.bias"])
+
+
+def mamba2_mixer(module: Mamba2Mixer, rows: Tensor) -> Tensor:
+    """One event through a Mamba-2 mixer: projection, convolution, recurrence, gated norm, projection.
 
     Args:
         module: whose float64 copies of the weights are used.
@@ -51,13 +86,10 @@ def mixer(module: Mamba2Mixer, rows: Tensor) -> Tensor:
     Returns:
         (L, W) float64.
     """
-    weights = {name: parameter.detach().double() for name, parameter in module.named_parameters()}
+    weights = _weights(module)
     heads, width, groups, state = module.sizes
     z, xbc, dt = (rows.double() @ weights["in_proj.weight"].T).split(module.splits, dim=1)
-    taps = weights["conv1d.weight"][:, 0]
-    padded = F.pad(xbc, (0, 0, taps.shape[1] - 1, 0))
-    xbc = F.silu(sum(padded[k : k + len(xbc)] * taps[:, k] for k in range(taps.shape[1])) + weights["conv1d.bias"])
-    x, B, C = xbc.split([heads * width, groups * state, groups * state], dim=1)
+    x, B, C = convolution(xbc, weights).split([heads * width, groups * state, groups * state], dim=1)
     y = recurrence(
         x.unflatten(1, (heads, width)),
         F.softplus(dt + weights["dt_bias"]),
@@ -72,38 +104,40 @@ def mixer(module: Mamba2Mixer, rows: Tensor) -> Tensor:
     return result
 
 
-def backbone(module: Mamba2Backbone, embedding: Tensor, offsets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Packed events through a backbone, each alone; the float64 counterpart of `Mamba2Backbone.forward`."""
+def mamba1_mixer(module: Mamba1Mixer, rows: Tensor) -> Tensor:
+    """One event through a Mamba-1 mixer: projection, convolution, recurrence, gate, projection; see `mamba2_mixer`."""
+    weights = _weights(module)
+    num_channels, num_states = weights["A_log"].shape
+    x, z = (rows.double() @ weights["in_proj.weight"].T).split(num_channels, dim=1)
+    x = convolution(x, weights)
+    rank = weights["dt_proj.weight"].shape[1]
+    low_rank, B, C = (x @ weights["x_proj.weight"].T).split([rank, num_states, num_states], dim=1)
+    dt = F.softplus(low_rank @ weights["dt_proj.weight"].T + weights["dt_proj.bias"])
+    y = selective_recurrence(x, dt, -weights["A_log"].exp(), B, C, weights["D"])
+    return (y * F.silu(z)) @ weights["out_proj.weight"].T
+
+
+MIXERS: Mapping[str, Callable[..., Tensor]] = {"mamba1": mamba1_mixer, "mamba2": mamba2_mixer}
+"""Registered backbone -> the reference of its mixer."""
+
+
+def backbone(module: StackBackbone, embedding: Tensor, offsets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Packed events through a backbone, each alone; the float64 counterpart of `StackBackbone.forward`."""
+    mixer, blocks = MIXERS[module.registered_name], cast(list[Any], module.layers)
 
     def norm(values: Tensor, weight: Tensor) -> Tensor:
         scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + module.config.eps)
-        return values * scale * weight.detach().double()
+        return values * scale * weight.double()
 
     stream = embedding.double()
     updates = []
-    bounds = offsets.tolist()
-    for block in module.layers:
-        assert isinstance(block, Mamba2Block)
+    for block in blocks:
         rows = norm(stream, block.norm.weight)
-        events = [mixer(block.mixer, rows[start:stop]) for start, stop in pairwise(bounds)]
+        events = [mixer(block.mixer, rows[start:stop]) for start, stop in pairwise(offsets.tolist())]
         updates.append(torch.cat(events))
         stream = stream + updates[-1]
     return tuple(updates), norm(stream, module.norm_f.weight)
 
 
-@torch.no_grad()
-def backbone_error(device: str = "cpu") -> float:
-    """Largest difference of this machine's float32 backbone to the recurrence, relative to the largest value.
-
-    Two blocks on three packed events of 1, 70 and 200 spacepoints, with fixed random weights and inputs.
-    """
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = Mamba2Backbone(Mamba2Config(width=64, num_layers=2, state_size=16))
-    offsets = torch.tensor([0, 1, 71, 271])
-    embedding = torch.randn(271, 64, generator=generator)
-    expected = backbone(module, embedding, offsets)
-    found = module.to(device)(embedding.to(device), offsets.to(device))
-    pairs = [*zip(expected[0], found[0], strict=True), (expected[1], found[1])]
-    return max(float((value.cpu() - truth).abs().max() / truth.abs().max()) for truth, value in pairs)
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.double() for name, parameter in module.named_parameters()}
