@@ -33,14 +33,15 @@ processor = fm4npp.FM4NPPProcessor.from_pretrained("<this folder or repository>"
 
 ## Limitations
 
-To be written by the people who trained it: what it was evaluated on, and what it must not be used for.
+To be written by the people who trained it: what it was evaluated on, what it must not be used for, and the license of
+the weights.
 
 ## Citation
 
 The method: FM4NPP, arXiv 2508.14087.
 """
 TAGS = ["nuclear-physics", "particle-physics", "state-space-model", "tracking"]
-SHOWN = ("step", "events", "tokens", "training_loss", "validation_loss")
+SHOWN = ("source", "step", "events", "tokens", "training_loss", "validation_loss")
 
 
 def model_card(config: FM4NPPConfig) -> ModelCard:
@@ -57,6 +58,6 @@ def model_card(config: FM4NPPConfig) -> ModelCard:
         "embedding": config.embedding.projection,
         "heads": ", ".join(config.heads) or "none",
         "training": training or "none",
-        "metadata": ModelCardData(library_name="fm4npp", license="apache-2.0", tags=TAGS).to_yaml(),
+        "metadata": ModelCardData(library_name="fm4npp", tags=TAGS).to_yaml(),
     }
     return ModelCard(TEMPLATE.format(**fields))

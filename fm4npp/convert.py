@@ -1,4 +1,4 @@
-"""Files of any registered format to one events file (Parquet)."""
+"""Files of any registered format to one events file (Parquet), and the authors' checkpoints to ours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-from fm4npp import detectors
+from fm4npp import detectors, original
+from fm4npp.checkpoint import load_strict
 from fm4npp.data import EventWriter, read_events
 from fm4npp.detectors import Detector
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, Event
+from fm4npp.files import sha256
 from fm4npp.geometry import Geometry
+from fm4npp.modeling import FM4NPPModel
 
 Labels = Literal["auto", "none", "require"]
 
@@ -100,3 +103,34 @@ def _events(inputs: Sequence[str | Path], detector: Detector, reader: str, label
             if labels == "require" and not set(event.labels) & set(LABEL_DTYPES):
                 raise DataError("has no labels", file=path, event=event.event_id, remedy="convert with --labels auto")
             yield dataclasses.replace(event, labels={}, particles={}, scalars={}) if labels == "none" else event
+
+
+def load_original_checkpoint(
+    path: str | Path, *, bin_edges: str | Path | None = None, trust_pickle: bool = False
+) -> FM4NPPModel:
+    """A model with the weights of one of the authors' released backbones; see `fm4npp.original.read`.
+
+    Args:
+        path: the released `.ckpt` file, or "fm4npp-m3" to "fm4npp-m6" to download it.
+        bin_edges: the authors' pickle of bin edges. Without it the serializer is not fitted, and the processor has to
+            be, before it can order events.
+        trust_pickle: unpickle in full a file that holds more than tensors, plain values and NumPy arrays. This runs
+            whatever code is in the file.
+
+    Raises:
+        CheckpointError: if a file is damaged, holds something else, or cannot be had.
+    """
+    if original.is_alias(path):
+        found = original.read_released(original.fetch(path), trust_pickle=trust_pickle)
+    else:
+        found = original.read(path, trust_pickle=trust_pickle)
+    config = found.config
+    if bin_edges is not None:
+        scan = original.read_bin_edges(bin_edges)
+        origin = {"source": Path(bin_edges).name, "sha256": sha256(bin_edges)}
+        config = config.updated(
+            serializers=dict.fromkeys(config.serializers, scan), training={**config.training, "bin_edges": origin}
+        )
+    model = FM4NPPModel(config)
+    load_strict(model, found.tensors, path)
+    return model.eval()
