@@ -271,20 +271,6 @@ def token_budget_batches(
     return batches
 
 
-def in_batches(events: Iterable[Event], budget: int) -> Iterator[list[Event]]:
-    """Group a stream of events, in order, into lists of at most `budget` spacepoints (at least one event)."""
-    group: list[Event] = []
-    size = 0
-    for event in events:
-        if group and size + len(event) > budget:
-            yield group
-            group, size = [], 0
-        group.append(event)
-        size += len(event)
-    if group:
-        yield group
-
-
 class _Prepared(Dataset[Any]):
     """A dataset whose events go through a function, in the loader's workers."""
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fm4npp import backbones, heads
+from fm4npp.backbones.base import Backend
 from fm4npp.backbones.embedding import SpacepointEmbedding
 from fm4npp.backbones.packing import rowwise_linear
 from fm4npp.batch import EventBatch, HiddenStates
-from fm4npp.card import model_card
-from fm4npp.checkpoint import load_strict, read_tensors, resolve, staged, weights_hash, write_tensors
-from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig, complete, typed
-from fm4npp.errors import CheckpointError, ConfigurationError, DataError
-from fm4npp.files import read_json, write_json
+from fm4npp.configuration import FM4NPPConfig, complete, typed
+from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.event import Event
 from fm4npp.heads import Head, HeadContext
+from fm4npp.pretrained import PretrainedModel
+from fm4npp.processing import FM4NPPProcessor
 
-HEAD_CONFIG_NAME = "head.json"
+ENCODINGS: Mapping[str, Callable[[FM4NPPModel, HiddenStates], Tensor]] = {
+    "embedding": lambda model, hidden: hidden.embedding,
+    "last_hidden_state": lambda model, hidden: hidden.last,
+    "block_outputs": lambda model, hidden: torch.stack(hidden.blocks, dim=1),
+    "predictions": lambda model, hidden: model.project(hidden),
+}
+"""What `FM4NPPModel.encode` can give."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +54,30 @@ class FM4NPPOutput:
     predictions: Mapping[str, Any] = field(default_factory=dict)
 
 
-class FM4NPPModel(nn.Module, ModelHubMixin):
+class FM4NPPModel(PretrainedModel):
     """A foundation model of detector events.
 
     Args:
         config: sizes and components; heads named in it are built too. Weights are random.
+        backend: what computes the backbone: "torch", "mamba-ssm", or "auto", which takes mamba-ssm's kernels where they
+            are installed, run on the device, and agree with PyTorch.
     """
 
-    def __init__(self, config: FM4NPPConfig) -> None:
+    def __init__(self, config: FM4NPPConfig, *, backend: Backend = "auto") -> None:
         super().__init__()
         self.config = config
         self.identity: dict[str, str] = {"name": "", "revision": ""}
         self.embedding = SpacepointEmbedding(config.embedding, config.width, config.subsystems, config.feature_names)
         name, sizes = typed(backbones.registry, config.backbone)
         self.backbone = backbones.get(name)(sizes)
+        self.backbone.backend = backend
         self.output = nn.Linear(config.width, config.objective.output_size)
         nn.init.zeros_(self.output.bias)
         self.heads = nn.ModuleDict({name: self._build_head(spec) for name, spec in config.heads.items()})
 
     # ---- running
 
-    def encode(self, batch: EventBatch, *, blocks: bool = True) -> HiddenStates:
+    def hidden_states(self, batch: EventBatch, *, blocks: bool = True) -> HiddenStates:
         """Embed a batch and run the backbone.
 
         Args:
@@ -113,11 +123,11 @@ class FM4NPPModel(nn.Module, ModelHubMixin):
             targets=targets or {},
             labels=labels or {},
         )
-        hidden = self.encode(batch, blocks=not self.heads or bool(targets) or self._reads_blocks())
+        hidden = self.hidden_states(batch, blocks=not self.heads or bool(targets) or self._reads_blocks())
         predictions: dict[str, Any] = {}
         losses: dict[str, Tensor] = {}
         if hidden.blocks:
-            predictions["objective"] = rowwise_linear(hidden.last, self.output.weight, self.output.bias)
+            predictions["objective"] = self.project(hidden)
         if targets:
             losses["objective"] = self.config.objective.loss(predictions["objective"], targets)
         for name, head in self._heads():
@@ -139,10 +149,42 @@ class FM4NPPModel(nn.Module, ModelHubMixin):
         training = self.training
         self.eval()
         try:
-            hidden = self.encode(batch, blocks=self._reads_blocks())
+            hidden = self.hidden_states(batch, blocks=self._reads_blocks())
             return {name: head.predict(head(hidden, batch), batch) for name, head in self._heads()}
         finally:
             self.train(training)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        events: Iterable[Event],
+        *,
+        outputs: Sequence[str] = ("last_hidden_state",),
+        tokens_per_batch: int = 16384,
+    ) -> Iterator[tuple[Event, dict[str, NDArray[np.float32]]]]:
+        """What the frozen model makes of a stream of events, in bounded memory.
+
+        Args:
+            events: of the model's detectors.
+            outputs: of "embedding" (N, W), "last_hidden_state" (N, W), "block_outputs" (N, num_layers, W) and
+                "predictions" (N, output_size), the objective's.
+            tokens_per_batch: spacepoints run at once, at most; a longer event runs alone.
+
+        Yields:
+            Each event with its outputs, in the order of the input; N is in the order of the event's spacepoints.
+
+        Raises:
+            ConfigurationError: for an unknown output.
+            DataError: naming file and event, if an event cannot be read by the model.
+        """
+        unknown = set(outputs) - set(ENCODINGS)
+        if unknown:
+            raise ConfigurationError(f"no output {', '.join(sorted(unknown))}; there are {', '.join(ENCODINGS)}")
+        processor = FM4NPPProcessor(self.config)
+        for group, batch in processor.batches(events, tokens_per_batch):
+            hidden = self.hidden_states(batch.to(self.device))
+            found = {name: ENCODINGS[name](self, hidden) for name in outputs}
+            yield from zip(group, processor.restore(found, batch), strict=True)
 
     def freeze_backbone(self) -> None:
         """Exclude everything but the heads from training."""
@@ -172,62 +214,6 @@ class FM4NPPModel(nn.Module, ModelHubMixin):
         self.config = self.config.updated(heads={**self.config.heads, name: complete(heads.registry, spec)})
         return head
 
-    def save_head(self, name: str, folder: str | Path, training: Mapping[str, Any] | None = None) -> None:
-        """Write one head alone: its weights, and `head.json` with its specification and its backbone's identity.
-
-        Args:
-            name: of the head.
-            folder: created if it does not exist.
-            training: what made the weights; informative.
-        """
-        if name not in self.heads:
-            raise ConfigurationError(f"the model has no head {name!r}; it has: {', '.join(self.heads) or 'none'}")
-        description = {
-            "format": 1,
-            "name": name,
-            "head": self.config.heads[name],
-            "backbone": self.backbone_identity(),
-            "training": dict(training or {}),
-        }
-        with staged(folder) as stage:
-            write_tensors(self.heads[name], stage)
-            write_json(stage / HEAD_CONFIG_NAME, description)
-
-    def load_head(self, folder_or_hub_id: str | Path, name: str | None = None, **download: Any) -> str:
-        """Attach a head that was saved alone.
-
-        Args:
-            folder_or_hub_id: what `save_head` wrote, or the id of a Hub repository that holds it.
-            name: what to call it, in place of the name it was saved under.
-            download: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Returns:
-            The name of the head in this model.
-
-        Raises:
-            CheckpointError: if it is damaged, or was trained on another backbone.
-        """
-        folder = resolve(folder_or_hub_id, marker=HEAD_CONFIG_NAME, **download)
-        description = read_json(folder / HEAD_CONFIG_NAME, CheckpointError)
-        missing = {"name", "head", "backbone"} - set(description if isinstance(description, dict) else ())
-        if missing:
-            raise CheckpointError(f"{folder / HEAD_CONFIG_NAME}: lacks {', '.join(sorted(missing))}")
-        own, theirs = self.backbone_identity(), description["backbone"]
-        if theirs.get("sha256") != own["sha256"]:
-            raise CheckpointError(
-                f"{folder}: this head was trained on another backbone "
-                f"({theirs.get('name') or 'unnamed'}, weights {str(theirs.get('sha256'))[:12]}) than the one it is "
-                f"loaded on ({own['name'] or 'unnamed'}, weights {own['sha256'][:12]}); load its own backbone"
-            )
-        name = name or str(description["name"])
-        head = self.add_head(name, description["head"])
-        try:
-            load_strict(head, read_tensors(folder), folder)
-        except CheckpointError:
-            self.remove_head(name)
-            raise
-        return name
-
     def remove_head(self, name: str) -> None:
         """Detach a head."""
         del self.heads[name]
@@ -247,85 +233,11 @@ class FM4NPPModel(nn.Module, ModelHubMixin):
                     remedy="convert the file together with its labels",
                 )
 
-    def backbone_identity(self) -> dict[str, str]:
-        """Name, revision and weights hash of the embedding and the backbone: what a head depends on."""
-        parts = {"embedding": self.embedding, "backbone": self.backbone}
-        state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
-        return {**self.identity, "sha256": weights_hash(state)}
-
-    # ---- saving and loading
-
-    def save_pretrained(self, save_directory: str | Path, **arguments: Any) -> str | None:
-        """Write `config.json`, `model.safetensors` and a card; an existing card is kept.
-
-        The files are written beside the folder's own first and moved in at the end, so that an interruption
-        leaves the previous checkpoint whole.
-
-        Args:
-            save_directory: created if it does not exist.
-            arguments: `push_to_hub`, `repo_id` and others of `ModelHubMixin.save_pretrained`.
-
-        Raises:
-            CheckpointError: if it cannot be written.
-        """
-        push, repo_id = arguments.pop("push_to_hub", False), arguments.pop("repo_id", None)
-        card = Path(save_directory) / "README.md"
-        with staged(save_directory) as stage:
-            super().save_pretrained(stage)
-            if card.exists():
-                (stage / card.name).unlink()
-        return self.push_to_hub(repo_id or Path(save_directory).name, **arguments) if push else None
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_tensors(self, save_directory)
-        write_json(save_directory / CONFIG_NAME, self.config.json_object())
-
-    def generate_model_card(self, *arguments: Any, **named: Any) -> ModelCard:
-        """The card that is saved where there is none yet, from the configuration."""
-        return model_card(self.config)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """Load a checkpoint, strictly: every tensor must be there, in its shape, and none else.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or the id of a Hub repository.
-            revision: branch, tag or commit of the repository.
-            cache_dir: cache to use in place of the default one.
-            token: Hub token.
-            local_files_only: do not ask the network.
-            force_download: download even if the cache has it.
-            device: where to put the model.
-
-        Raises:
-            CheckpointError: naming the file, the tensor or the component that is wrong.
-        """
-        folder = resolve(
-            pretrained_model_name_or_path,
-            marker=CONFIG_NAME,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        config = FM4NPPConfig.load(folder)
-        model = cls(config)
-        load_strict(model, read_tensors(folder), folder)
-        model.identity = {"name": Path(pretrained_model_name_or_path).name, "revision": revision or ""}
-        return model.to(device).eval()
-
     # ---- parts
+
+    def project(self, hidden: HiddenStates) -> Tensor:
+        """The objective's predictions, (T, output_size)."""
+        return rowwise_linear(hidden.last, self.output.weight, self.output.bias)
 
     def num_parameters(self, *, trainable: bool = True) -> int:
         """Number of parameters; by default of the trainable ones."""

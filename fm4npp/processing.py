@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
 from fm4npp.files import write_json
 from fm4npp.geometry import Geometry
+from fm4npp.original import is_alias, released_config
 
 Array = NDArray[Any]
 
@@ -75,6 +76,20 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
     )
 
 
+def in_batches(events: Iterable[Event], budget: int) -> Iterator[list[Event]]:
+    """Group a stream of events, in order, into lists of at most `budget` spacepoints (at least one event)."""
+    group: list[Event] = []
+    size = 0
+    for event in events:
+        if group and size + len(event) > budget:
+            yield group
+            group, size = [], 0
+        group.append(event)
+        size += len(event)
+    if group:
+        yield group
+
+
 def settle_ties(order: Array, coordinates: Array, features: Array) -> Array:
     """Order coincident spacepoints by their features, so that the sequence does not depend on the order of the file.
 
@@ -116,20 +131,23 @@ class FM4NPPProcessor:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> FM4NPPProcessor:
-        """The processor of a checkpoint: a folder, or the id of a Hub repository.
+        """The processor of a checkpoint: a folder, the id of a Hub repository, or "fm4npp-m3" to "fm4npp-m6".
+
+        The serializer of the last has no bin edges, which are in none of the authors' checkpoints: `fit` it, or convert
+        the checkpoint together with the authors' edges, `fm4npp convert-checkpoint --bin-edges`.
 
         Raises:
             CheckpointError: if it cannot be found or read.
         """
-        folder = resolve(
-            path_or_name,
-            marker=CONFIG_NAME,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
-        return cls(FM4NPPConfig.load(folder))
+        download: dict[str, Any] = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        if is_alias(path_or_name):
+            return cls(released_config(path_or_name, **download))
+        return cls(FM4NPPConfig.load(resolve(path_or_name, marker=CONFIG_NAME, **download)))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, the same file that the model writes.
@@ -199,6 +217,25 @@ class FM4NPPProcessor:
             raise DataError("no events to make a batch of")
         return collate([self.prepare(event, targets=targets) for event in events])
 
+    def batches(
+        self, events: Iterable[Event], tokens_per_batch: int, *, targets: bool = False
+    ) -> Iterator[tuple[list[Event], EventBatch]]:
+        """A stream of events to packed batches, one after the other.
+
+        Args:
+            events: of the configured detectors.
+            tokens_per_batch: spacepoints of a batch, at most; a longer event is a batch of its own.
+            targets: whether to compute the objective's targets.
+
+        Yields:
+            The events of each batch, and the batch.
+
+        Raises:
+            DataError: naming file and event, if an event cannot be read by the model.
+        """
+        for group in in_batches(events, tokens_per_batch):
+            yield group, collate([self._prepare(event, targets) for event in group])
+
     def restore(self, values: Tensor | Mapping[str, Tensor], batch: EventBatch) -> list[Any]:
         """Predictions of a batch to one array an event, in the order of the file's spacepoints.
 
@@ -220,6 +257,12 @@ class FM4NPPProcessor:
             event[order[start:stop]] = array[start:stop]
             out.append(event)
         return out
+
+    def _prepare(self, event: Event, targets: bool) -> PreparedEvent:
+        try:
+            return self.prepare(event, targets=targets)
+        except DataError as error:
+            raise error.at(file=event.source or None, event=event.event_id) from error
 
     def _detector(self, event: Event) -> Detector:
         if event.detector:

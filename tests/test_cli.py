@@ -10,9 +10,13 @@ import uproot
 from typer.testing import CliRunner
 
 from fm4npp import detectors
+from fm4npp.backbones import kernels
+from fm4npp.backbones.norms import RMSNorm
 from fm4npp.cli import app
 from fm4npp.data import read_events, write_events
 from fm4npp.event import Event
+from fm4npp.testing import agreement
+from tests import kernels_double
 
 CONFIG = """
 model:
@@ -127,16 +131,37 @@ def test_list_and_doctor():
     listed = summary("list")
     assert {"sphenix-tpc", "star-tpc"} <= {row[0] for row in listed["detectors"]}
     assert "319,042" in call("list", "models").stdout
+    assert len(summary("list", "models")["models"]) == 13
     assert "track-finding" in call("list", "heads").stdout
     assert "sphenix" not in call("list", "heads").stdout
     assert summary("doctor")["agrees"]
 
 
 def test_doctor_fails_when_the_backbone_is_wrong(monkeypatch):
-    from fm4npp.testing import reference
+    from fm4npp.backbones.norms import GatedRMSNorm
 
-    monkeypatch.setattr(reference, "backbone_error", lambda: 0.5)
+    def ungated(self, values, gate):
+        return RMSNorm.forward(self, values)
+
+    monkeypatch.setattr(GatedRMSNorm, "forward", ungated)
+    monkeypatch.setenv("FM4NPP_COMPILED", "0")
     assert "do not use it" in call("doctor", status=1).stderr
+
+
+@pytest.mark.filterwarnings("default:mamba-ssm")
+def test_doctor_says_why_kernels_are_not_used(monkeypatch):
+    monkeypatch.setattr(kernels, "find", kernels_double.without_C)
+    monkeypatch.setattr(kernels, "unusable", lambda device: None)
+    said = call("doctor")
+    assert "mamba-ssm is not used: its result differs" in said.stderr
+    assert "backend torch on cpu, mamba2" in said.stdout
+
+
+def test_doctor_prints_the_golden_table(monkeypatch):
+    monkeypatch.setattr(agreement, "LENGTHS", {"2": (2,), "packed": (3, 70)})
+    table = [line for line in call("doctor", "--golden").stdout.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 2 * 3
+    assert "WRONG" not in "".join(table)
 
 
 def test_a_detector_can_be_a_yaml_file(tmp_path):

@@ -111,7 +111,7 @@ def test_a_failed_save_leaves_the_previous_checkpoint(model, batch, tmp_path, mo
     def fail(*arguments, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fm4npp.modeling.write_tensors", fail)
+    monkeypatch.setattr("fm4npp.pretrained.write_tensors", fail)
     with pytest.raises(CheckpointError, match="No space left"):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

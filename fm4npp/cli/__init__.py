@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from fm4npp.cli.app import app
 
 # Imported for their commands.
-from fm4npp.cli import data, information, models  # isort: skip  # noqa: F401
+from fm4npp.cli import checkpoints, data, information, models, training  # isort: skip  # noqa: F401
 
 
 def main() -> None:
     """Run the command line."""
+    # OpenMP's idle threads would spin on the processors that the compiled loops run on; torch is not imported yet.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     app()
 
 

@@ -79,7 +79,8 @@ def folder(path: Path) -> Summary:
     from fm4npp.configuration import CONFIG_NAME
     from fm4npp.errors import CheckpointError
     from fm4npp.files import read_json
-    from fm4npp.modeling import HEAD_CONFIG_NAME, FM4NPPModel
+    from fm4npp.modeling import FM4NPPModel
+    from fm4npp.pretrained import HEAD_CONFIG_NAME
 
     if (path / HEAD_CONFIG_NAME).exists():
         description = read_json(path / HEAD_CONFIG_NAME, CheckpointError)
@@ -93,6 +94,7 @@ def folder(path: Path) -> Summary:
         "kind": "checkpoint",
         "path": str(path),
         **model.backbone_identity(),
+        "golden_difference": model.verify(path),
         "parameters": model.num_parameters(),
         "frozen_parameters": model.num_parameters(trainable=False) - model.num_parameters(),
         "backbone": config.backbone,

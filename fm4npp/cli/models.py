@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from fm4npp.cli.app import AsJson, Debug, command, finish, progress
+from fm4npp.registry import Unknown, suggest
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings in place of the configuration's.")
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or Hub id.")]
+BackendOption = Annotated[str, typer.Option("--backend", help="auto, torch or mamba-ssm.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 TokensOption = Annotated[int, typer.Option("--tokens-per-batch", min=1, help="Spacepoints run at once.")]
 
 
@@ -82,6 +85,8 @@ def evaluate(
     head: Annotated[list[str] | None, typer.Option(help="Head folder or Hub id; may be given several times.")] = None,
     min_hits: Annotated[int, typer.Option(min=1, help="Fewest spacepoints of a true track that counts.")] = 1,
     tokens_per_batch: TokensOption = 16384,
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -94,7 +99,7 @@ def evaluate(
     from fm4npp.evaluation import evaluate as evaluated
     from fm4npp.files import sha256, write_json
 
-    loaded, processor = _load(model, head or [])
+    loaded, processor = _load(model, head or [], backend, device)
     events = EventDataset(data)
     with progress("evaluating", len(events)) as update:
         metrics = evaluated(
@@ -104,7 +109,8 @@ def evaluate(
         "format": 1,
         "fm4npp": __version__,
         "model": loaded.backbone_identity(),
-        "backend": "torch",
+        "backend": loaded.backend,
+        "device": str(loaded.device),
         "data": {str(path): sha256(path) for path in data},
         "heads": metrics,
     }
@@ -121,6 +127,8 @@ def predict(
     detector: Annotated[str | None, typer.Option(help="Of the input; by default the model's, if it has one.")] = None,
     reader: Annotated[str, typer.Option(help="File format, in place of recognising it.")] = "auto",
     tokens_per_batch: TokensOption = 16384,
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -133,7 +141,7 @@ def predict(
     from fm4npp.evaluation import predict_events, write_predictions
     from fm4npp.readers.events_parquet import EventsParquet
 
-    loaded, processor = _load(model, head)
+    loaded, processor = _load(model, head, backend, device)
     own = processor.config.detectors
     is_events_file = isinstance(choose_reader(input, reader), EventsParquet)
     chosen = detector or (own[0] if len(own) == 1 and not is_events_file else None)
@@ -143,7 +151,7 @@ def predict(
         "model": loaded.backbone_identity()["sha256"],
         "heads": ", ".join(loaded.heads),
         "input": input.name,
-        "backend": "torch",
+        "backend": loaded.backend,
     }
     with progress("predicting") as update:
         pairs = predict_events(loaded, processor, events, tokens_per_batch=tokens_per_batch)
@@ -151,11 +159,20 @@ def predict(
     finish({"output": str(output), "events": count}, as_json, f"{output}: predictions for {count} events")
 
 
-def _load(model: str, heads: list[str]) -> tuple[Any, Any]:
+def _load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
+    import torch
+
+    from fm4npp.backbones.base import BACKENDS
     from fm4npp.modeling import FM4NPPModel
     from fm4npp.processing import FM4NPPProcessor
 
-    loaded = FM4NPPModel.from_pretrained(model)
+    if backend not in BACKENDS:
+        raise Unknown(f"unknown backend {backend!r}; {suggest(backend, BACKENDS)}")
+    try:
+        chosen = torch.accelerator.current_accelerator() if device == "auto" else torch.device(device)
+    except RuntimeError as error:
+        raise Unknown(f"unknown device {device!r}; try auto, cpu or cuda") from error
+    loaded = FM4NPPModel.from_pretrained(model, device=chosen or "cpu", backend=backend)  # type: ignore[arg-type]
     for folder in heads:
         loaded.load_head(folder)
     return loaded, FM4NPPProcessor(loaded.config)

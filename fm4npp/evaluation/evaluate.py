@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fm4npp.data import in_batches
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.evaluation.predict import predict_events
 from fm4npp.event import Event
@@ -92,9 +91,8 @@ def objective_loss(
     """
     model.eval()
     total = tokens = count = 0.0
-    for group in in_batches(events, tokens_per_batch):
-        batch = processor(group).to(next(model.parameters()).device)
-        loss = model(**batch).loss
+    for _, batch in processor.batches(events, tokens_per_batch, targets=True):
+        loss = model(**batch.to(model.device)).loss
         total += float(loss) * batch.num_tokens
         tokens += batch.num_tokens
         count += batch.num_events

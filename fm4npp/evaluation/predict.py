@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fm4npp.data import ROWS_PER_GROUP, in_batches
+from fm4npp.data import ROWS_PER_GROUP
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
 from fm4npp.files import atomic_path
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.processing import FM4NPPProcessor, collate
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.readers.root_output import RootTreeWriter
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
@@ -42,19 +42,11 @@ def predict_events(
     Raises:
         DataError: if an event cannot be read by the model.
     """
-    for group in in_batches(events, tokens_per_batch):
-        prepared = [_prepare(processor, event) for event in group]
-        batch = collate(prepared).to(next(model.parameters()).device)
-        restored = {name: processor.restore(values, batch) for name, values in model.predict(batch).items()}
+    for group, batch in processor.batches(events, tokens_per_batch):
+        predictions = model.predict(batch.to(model.device))
+        restored = {name: processor.restore(values, batch) for name, values in predictions.items()}
         for index, event in enumerate(group):
             yield event, {name: values[index] for name, values in restored.items()}
-
-
-def _prepare(processor: FM4NPPProcessor, event: Event) -> Any:
-    try:
-        return processor.prepare(event, targets=False)
-    except DataError as error:
-        raise error.at(file=event.source or None, event=event.event_id) from error
 
 
 def flat(predictions: Predictions) -> dict[str, NDArray[Any]]:

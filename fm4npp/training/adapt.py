@@ -45,16 +45,17 @@ def adapt(
     training, validation = load_data(config.data)
     group = check_folder(folder, resume=resume)
     processor = FM4NPPProcessor.from_pretrained(model_folder)
-    model = FM4NPPModel.from_pretrained(model_folder)
+    model = FM4NPPModel.from_pretrained(model_folder, device=group.device, backend=config.training.backend)
     torch.manual_seed(config.training.seed)
     model.add_head(config.name, config.head)
+    model.backbone.checkpoint_gradients = config.training.checkpoint_gradients
     if config.freeze_backbone:
         model.freeze_backbone()
     for dataset in (training, validation):
         _check_labels(dataset, model, processor)
 
     def save(record: Metrics) -> None:
-        trained = {**record, "run": config.model_dump(mode="json")}
+        trained = {**record, "backend": model.backend, "run": config.model_dump(mode="json")}
         if config.freeze_backbone:
             model.save_head(config.name, folder, training=trained)
         else:
