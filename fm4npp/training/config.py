@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fm4npp.backbones.base import Backend
 from fm4npp.configuration import WIDTHS
 from fm4npp.errors import ConfigurationError
 from fm4npp.registry import explain, suggest
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+MuPRule = Literal["derived", "paper"]
 Count = Annotated[int, Field(ge=1)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value)]
 
@@ -34,7 +36,7 @@ class TrainingConfig(Strict):
         learning_rate: peak, after warm-up.
         final_learning_rate: at the last step, as a fraction of the peak.
         warmup_steps: linear, from 0.
-        weight_decay: of matrices; norms, biases and the state-space constants take none.
+        weight_decay: of matrices and convolution taps; norms, biases and the state-space constants take none.
         betas: of AdamW.
         clip_norm: gradients are scaled down to this norm.
         validate_every: steps between validations; also the last step.
@@ -43,6 +45,14 @@ class TrainingConfig(Strict):
         seed: of weights and order of events.
         num_workers: processes that prepare events.
         precision: of the matrix products; the state is always float32.
+        backend: what computes the backbone: auto, torch or mamba-ssm.
+        checkpoint_gradients: keep only every block's input for the backward pass and compute the rest again, for
+            longer events or larger batches in the same memory.
+        parameterization: "standard", or "mup" (maximal update, docs/mup.md), with which the learning rate found on a
+            narrow model serves a wide one. For pretraining only.
+        mup_base_width: width at which μP has the standard's initial weights (but for a readout of zeros) and learning
+            rates: that of the model the learning rate was found on.
+        mup_rule: "derived" for Mamba blocks, or "paper", its formulas for B and C as printed (appendix B.6).
     """
 
     steps: Count = 1000
@@ -59,6 +69,11 @@ class TrainingConfig(Strict):
     seed: int = 0
     num_workers: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    backend: Backend = "auto"
+    checkpoint_gradients: bool = False
+    parameterization: Literal["standard", "mup"] = "standard"
+    mup_base_width: Count = 64
+    mup_rule: MuPRule = "derived"
 
 
 class DataConfig(Strict):
@@ -138,6 +153,12 @@ class AdaptConfig(Strict):
     data: DataConfig
     training: TrainingConfig = TrainingConfig(learning_rate=1e-3, weight_decay=1e-4, clip_norm=1.0)
     freeze_backbone: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> AdaptConfig:
+        if self.training.parameterization != "standard":
+            raise ValueError("training.parameterization: heads are trained in the standard parameterization only")
+        return self
 
 
 ConfigT = TypeVar("ConfigT", bound=Strict)

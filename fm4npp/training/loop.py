@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor, collate
 from fm4npp.training.checkpoint import load_state, save_state
 from fm4npp.training.config import TrainingConfig
-from fm4npp.training.schedule import learning_rate_factor, parameter_groups
+from fm4npp.training.schedule import RowAdamW, RowMultipliers, learning_rate_factor, parameter_groups
 
 METRICS_NAME = "metrics.jsonl"
 Metrics = dict[str, Any]
@@ -53,6 +53,7 @@ class Run:
         targets: True trains on the objective, False on the heads' labels.
         fingerprint: identifies the run; a saved state of another one is not resumed.
         report: called with every record that is logged.
+        multipliers: parameter -> learning-rate multipliers of its rows; 1 where it is not named.
     """
 
     model: FM4NPPModel
@@ -65,6 +66,7 @@ class Run:
     targets: bool
     fingerprint: str
     report: Callable[[Metrics], None] = field(default=lambda record: None)
+    multipliers: Mapping[str, RowMultipliers] = field(default_factory=dict)
 
 
 def processes() -> PartialState:
@@ -93,9 +95,8 @@ def train(run: Run, *, resume: bool = False) -> Metrics:
     _check_data(run)
     processes()
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(run.model, run.config.weight_decay), lr=run.config.learning_rate, betas=run.config.betas
-    )
+    groups = parameter_groups(run.model, run.config.weight_decay, run.multipliers)
+    optimizer = RowAdamW(groups, lr=run.config.learning_rate, betas=run.config.betas)
     state: Metrics = {"step": 0, "events": 0, "tokens": 0, "seconds": 0.0, "best": None}
     if resume:
         state = _restore(run, accelerator, optimizer)
@@ -150,7 +151,7 @@ def _step(
     """One optimizer step; the record of its losses."""
     factor = learning_rate_factor(step, run.config.steps, run.config.warmup_steps, run.config.final_learning_rate)
     for group in optimizer.param_groups:
-        group["lr"] = run.config.learning_rate * factor
+        group["lr"] = run.config.learning_rate * factor * group["multiplier"]
     with _precision(run, accelerator):
         output = model(**batch)
     loss: Tensor = output.loss

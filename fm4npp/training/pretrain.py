@@ -20,6 +20,7 @@ from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training.config import DataConfig, PretrainConfig, Strict
 from fm4npp.training.loop import Metrics, Run, processes, train
+from fm4npp.training.mup import parameterize
 
 RUN_NAME = "run.json"
 
@@ -58,11 +59,14 @@ def pretrain(
         processor = FM4NPPProcessor.from_pretrained(folder)
     else:
         processor = FM4NPPProcessor(model_config).fit(islice(_shuffled(training), config.data.fit_events))
-    model = FM4NPPModel(processor.config)
+    model = FM4NPPModel(processor.config, backend=config.training.backend).to(group.device)
+    model.backbone.checkpoint_gradients = config.training.checkpoint_gradients
+    multipliers = parameterize(model, config.model.fields(training.detectors)["backbone"], config.training)
 
     def save(record: Metrics) -> None:
         trained = {
             "objective": processor.config.objective.registered_name,
+            "backend": model.backend,
             **record,
             "run": config.model_dump(mode="json"),
         }
@@ -83,6 +87,7 @@ def pretrain(
         targets=True,
         fingerprint=fingerprint(config, config.data),
         report=report,
+        multipliers=multipliers,
     )
     return train(run, resume=resume)
 
