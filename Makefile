@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types layers clean
+.PHONY: demo test check lint types layers gpu-check clean
 
 demo: $(VENV)/.installed  ## simulate, pretrain, adapt, evaluate: the whole way once, with controls
 	rm -rf runs/demo
@@ -23,6 +23,9 @@ types: $(VENV)/.installed
 
 layers: $(VENV)/.installed
 	$(BIN)/lint-imports
+
+gpu-check: $(VENV)/.installed  ## the backbone on this machine's GPU: agreement and speed, into docs/performance.md
+	$(BIN)/python benchmarks/gpu.py
 
 # torch first and pinned: left to choose, pip may take a build with several gigabytes of CUDA.
 $(VENV)/.installed: pyproject.toml constraints.txt
