@@ -146,24 +146,28 @@ def test_ssd_gradcheck(sizes: Sizes) -> None:
     )
 
 
-def convolve(values: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
-    layout = Layout.of(offsets, 4)
+def convolve(values: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, chunk_size: int) -> Tensor:
+    layout = Layout.of(offsets, chunk_size)
     return layout.pack(causal_convolution(layout.align(values), weight, bias, layout))
 
 
-def test_convolution() -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("num_taps", [1, 2, 4])
+def test_convolution(num_taps: int, chunk_size: int) -> None:
     lengths, generator = [1, 2, 4, 8], torch.Generator().manual_seed(0)
-    values = torch.randn(sum(lengths), 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    offsets = offsets_of(lengths)
+    values = torch.randn(sum(lengths), 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, num_taps, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
     expected = torch.cat(
         [
-            F.silu(F.conv1d(F.pad(event.T[None], (3, 0)), weight[:, None], bias, groups=5))[0].T
+            F.silu(F.conv1d(F.pad(event.T[None], (num_taps - 1, 0)), weight[:, None], bias, groups=3))[0].T
             for event in values.split(lengths)
         ]
     )
-    torch.testing.assert_close(convolve(values, weight, bias, offsets_of(lengths)), expected, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda *a: convolve(*a, offsets_of(lengths)), (values, weight, bias))
+    found = convolve(values, weight, bias, offsets, chunk_size)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda *a: convolve(*a, offsets, chunk_size), (values, weight, bias))
 
 
 @pytest.mark.parametrize("num_groups", [1, 2])

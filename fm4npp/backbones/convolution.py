@@ -32,21 +32,28 @@ def _correlate(values: Tensor, taps: Tensor, bias: Tensor | None, out: Tensor) -
         out.addcmul_(values[:, place : place + num_rows], taps[place])
 
 
-def reach_back(chunks: Tensor, before: Tensor, first: Tensor) -> Tensor:
-    """The last rows of the chunk before each one.
+def _outside(values: Tensor, layout: Layout, reach: int, after: bool = False) -> Tensor:
+    """The rows just before, or just after, each chunk: of its event, zero beyond it.
 
     Args:
-        chunks: (k, Q, channels) that follow each other.
-        before: (1, K - 1, channels), the last rows before them.
-        first: the chunks that begin an event.
+        values: (S, channels).
+        layout: where events and chunks begin.
+        reach: how many rows.
+        after: whether those after.
 
     Returns:
-        (k, K - 1, channels), zero where an event begins.
+        (k, reach, channels).
     """
-    return torch.cat([before, chunks[:-1, -before.shape[1] :]]).index_fill_(0, first, 0)
+    chunk_size, (starts, stops) = layout.chunk_size, layout.bounds
+    first = torch.arange(0, len(values), chunk_size, device=values.device)
+    shifts = torch.arange(chunk_size, chunk_size + reach) if after else torch.arange(-reach, 0)
+    rows = first[:, None] + shifts.to(values.device)
+    beyond = (rows < starts[:, None]) | (rows >= stops[:, None])
+    found = values.index_select(0, rows.clamp(0, len(values) - 1).flatten()).view(*rows.shape, values.shape[1])
+    return found.masked_fill_(beyond[..., None], 0)
 
 
-def convolve(chunks: Tensor, history: Tensor, taps: Tensor, bias: Tensor, out: Tensor) -> None:
+def _convolve(chunks: Tensor, history: Tensor, taps: Tensor, bias: Tensor, out: Tensor) -> None:
     """Causal convolution of chunks.
 
     Args:
@@ -65,43 +72,42 @@ class _CausalConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, layout: Layout, keep: bool) -> Tensor:
         chunks, taps = values.unflatten(0, (-1, layout.chunk_size)), weight.t().contiguous()
-        history = reach_back(chunks, chunks.new_zeros(1, len(taps) - 1, chunks.shape[2]), layout.first)
+        history = _outside(values, layout, len(taps) - 1)
         convolved = torch.empty_like(chunks, memory_format=torch.contiguous_format)
         result = torch.empty_like(convolved) if keep else convolved
         for part in blocks(convolved):
-            convolve(chunks[part], history[part], taps, bias, convolved[part])
+            _convolve(chunks[part], history[part], taps, bias, convolved[part])
             if keep:
                 silu(convolved[part], out=result[part])
             else:
                 result[part] = silu(convolved[part])
-        ctx.save_for_backward(values, taps, convolved, history, layout.first)
+        ctx.save_for_backward(values, taps, convolved, history)
+        ctx.layout = layout
         return result.flatten(0, 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values, taps, convolved, history, first = ctx.saved_tensors
+        values, taps, convolved, history = ctx.saved_tensors
         chunks, gradient = values.view(convolved.shape), gradient.view(convolved.shape)
-        reach, backwards = len(taps) - 1, taps.flip(0)
+        reach, inside, backwards = len(taps) - 1, max(chunks.shape[1] - len(taps) + 1, 0), taps.flip(0)
         inner, result = torch.empty_like(convolved), torch.empty_like(convolved)
         tap_gradients = torch.zeros_like(taps)
         for part in blocks(convolved):
             torch.ops.aten.silu_backward.grad_input(gradient[part], convolved[part], grad_input=inner[part])
-            _correlate(inner[part], backwards, None, result[part, : result.shape[1] - reach])
-            tap_gradients += _tap_gradients(inner[part, reach:], chunks[part])
-        # The last rows of a chunk act on the next one, unless their event ends.
-        future = torch.zeros_like(history)
-        future[:-1] = inner[1:, :reach].index_fill(0, first[1:] - 1, 0)
-        _correlate(torch.cat([inner[:, -reach:], future], dim=1), backwards, None, result[:, -reach:])
-        tap_gradients += _tap_gradients(inner[:, :reach], torch.cat([history, chunks[:, :reach]], dim=1))
+            _correlate(inner[part], backwards, None, result[part, :inside])
+            tap_gradients += _tap_gradients(inner[part, reach:], chunks[part], len(taps))
+        # The last rows of a chunk act on the next ones of their event.
+        future = _outside(inner.flatten(0, 1), ctx.layout, reach, after=True)
+        _correlate(torch.cat([inner[:, inside:], future], dim=1), backwards, None, result[:, inside:])
+        tap_gradients += _tap_gradients(inner[:, :reach], torch.cat([history, chunks[:, :reach]], dim=1), len(taps))
         return result.flatten(0, 1), tap_gradients.t(), inner.sum((0, 1)), None, None
 
 
-def _tap_gradients(inner: Tensor, values: Tensor) -> Tensor:
+def _tap_gradients(inner: Tensor, values: Tensor, num_taps: int) -> Tensor:
     """(k, n, channels) gradients and (k, K - 1 + n, channels) inputs to (K, channels)."""
     num_rows = inner.shape[1]
-    places = range(values.shape[1] - num_rows + 1)
-    return torch.stack([(inner * values[:, place : place + num_rows]).sum((0, 1)) for place in places])
+    return torch.stack([(inner * values[:, tap : tap + num_rows]).sum((0, 1)) for tap in range(num_taps)])
 
 
 def causal_convolution(values: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
@@ -109,7 +115,7 @@ def causal_convolution(values: Tensor, weight: Tensor, bias: Tensor, layout: Lay
 
     Args:
         values: (S, channels).
-        weight: (channels, K), the last tap is the present row's; a chunk has at least K - 1 rows.
+        weight: (channels, K), the last tap is the present row's.
         bias: (channels,).
         layout: where events and chunks begin.
 

@@ -52,10 +52,8 @@ def _run(kernel: Callable[..., None], count: int, size: int, rooms: Tensor, *arg
 
 def _events(layout: Layout) -> tuple[Array, Array, Array]:
     """For each chunk the first row of its event, the row after its event's last chunk, and whether it is the first."""
-    is_first = np.array(layout.is_first)
-    bounds = np.append(np.flatnonzero(is_first), len(is_first)) * layout.chunk_size
-    event = is_first.cumsum() - 1
-    return bounds[event], bounds[event + 1], is_first
+    start, stop = layout.bounds
+    return start.numpy(), stop.numpy(), np.array(layout.is_first)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> Tensor:

@@ -73,11 +73,17 @@ class Layout:
         return cls(rows, total * chunk_size, chunk_size, is_first.nonzero()[:, 0], tuple(is_first.tolist()))
 
     @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """For each chunk the first row of its event, and the row after its event's last chunk; (S / Q,) each."""
+        edges = torch.cat([self.first * self.chunk_size, self.first.new_tensor([self.num_rows])])
+        lengths = edges.diff() // self.chunk_size
+        return edges[:-1].repeat_interleave(lengths), edges[1:].repeat_interleave(lengths)
+
+    @cached_property
     def steps(self) -> tuple[Tensor, ...]:
         """For every place in an event after the first, the chunks at that place, by number."""
         chunks = torch.arange(len(self.is_first), device=self.first.device)
-        lengths = torch.cat([self.first, chunks.new_tensor([len(chunks)])]).diff()
-        place = chunks - self.first.repeat_interleave(lengths)
+        place = chunks - self.bounds[0] // self.chunk_size
         by_place: tuple[Tensor, ...] = place.argsort(stable=True).split(torch.bincount(place).tolist())
         return by_place[1:]
 

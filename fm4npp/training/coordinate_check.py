@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fm4npp.backbones.convolution import causal_convolution
 from fm4npp.backbones.packing import Layout
 from fm4npp.backbones.selective_scan import selective_scan
 from fm4npp.backbones.ssd import ssd
@@ -210,9 +211,8 @@ def _inside(mixer: Any, rows: Tensor, layout: Layout, parts: Mapping[str, tuple[
     """A mixer's projections, those that it convolves after the convolution, and y, from its (S, W) input."""
     found = _split(nn.functional.linear(rows, mixer.in_proj.weight), parts["in_proj.weight"])
     convolved = [Part(role, found[role].shape[1]) for role in ("x", "B", "C") if role in found]
-    values = torch.cat([found[part.role] for part in convolved], dim=1).t()[None]
-    before = nn.functional.pad(values, (mixer.conv1d.kernel_size[0] - 1, 0))
-    xbc = nn.functional.silu(mixer.conv1d(before))[0].t().contiguous()
+    values = torch.cat([found[part.role] for part in convolved], dim=1)
+    xbc = causal_convolution(values, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, layout)
     found |= _split(xbc, convolved)
     A, D = -mixer.A_log.exp(), mixer.D
     if "x_proj.weight" in parts:  # Mamba-1
