@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fm4npp.errors import CheckpointError
+from fm4npp.errors import CheckpointError, first_line
 from fm4npp.files import read_json
 
 WEIGHTS_NAME = "model.safetensors"
@@ -66,8 +66,9 @@ def resolve(
                 )
             )
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"{name}: no such folder, and the Hub does not give it ({reason})") from error
+            raise CheckpointError(
+                f"{name}: no such folder, and the Hub does not give it ({first_line(error)})"
+            ) from error
     if not (folder / marker).is_file():
         raise CheckpointError(f"{folder}: holds no {marker}, so it is not the checkpoint that is asked for")
     return folder

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fm4npp import __version__, detectors, readers
 from fm4npp.detectors import Detector
-from fm4npp.errors import DataError
+from fm4npp.errors import DataError, first_line
 from fm4npp.event import Event
 from fm4npp.files import atomic_path
 from fm4npp.readers import Reader, events_parquet
@@ -233,7 +233,7 @@ def _load_parquet(path: Path) -> Any:
     try:
         table = datasets.load_dataset("parquet", data_files=str(path), split="train")
     except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot be loaded ({str(error).partition(chr(10))[0]})", file=path) from error
+        raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
     return table.with_format("arrow")
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fm4npp.backbones.stack import KERNEL_TOLERANCE
 from fm4npp.batch import EventBatch
 from fm4npp.errors import BackendError, CheckpointError
 
@@ -21,9 +22,8 @@ GOLDEN_NAME = "golden.safetensors"
 LENGTHS = (1, 70)
 """Spacepoints of the events; the second is longer than a chunk, so that a state is carried on."""
 TOLERANCE = 1e-3
-"""Largest relative difference taken for agreement; rounding leaves about 1e-5."""
-KERNEL_TOLERANCE = 1e-2
-"""The same where one of the two is mamba-ssm, whose kernels multiply in TF32."""
+"""Largest relative difference taken for agreement, but for `KERNEL_TOLERANCE` where one of the two is mamba-ssm;
+rounding leaves about 1e-5."""
 INPUTS = ("coordinates", "features", "detector_ids", "offsets")
 
 

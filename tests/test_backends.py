@@ -108,6 +108,12 @@ def test_a_package_whose_own_init_fails_still_gives_its_modules(tmp_path, monkey
         assert isinstance(found, kernels.Kernels)
         assert found.mamba_chunk_scan_combined.__module__ == "mamba_ssm.ops.triton.ssd_combined"
         assert "mamba_ssm" not in kernels.sys.modules
+        (tmp_path / "mamba_ssm/__init__.py").write_text("")
+        (tmp_path / "mamba_ssm/ops/selective_scan_interface.py").write_text("import selective_scan_cuda")
+        for name in set(kernels.sys.modules) - before:
+            del kernels.sys.modules[name]
+        assert "No module named 'selective_scan_cuda'" in kernels.find.__wrapped__()
+        (tmp_path / "mamba_ssm/ops/selective_scan_interface.py").write_text("def selective_scan_fn(): pass  # longer")
         (tmp_path / "causal_conv1d/__init__.py").write_text("import causal_conv1d_cuda")
         for name in set(kernels.sys.modules) - before:
             del kernels.sys.modules[name]

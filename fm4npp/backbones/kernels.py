@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fm4npp.batch import event_index
+from fm4npp.errors import first_line
 
 PACKAGES = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
 """Module -> distribution."""
@@ -51,7 +52,7 @@ def find() -> Kernels | str:
         convolution = importlib.import_module("causal_conv1d")
         return Kernels(convolution.causal_conv1d_fn, ssd.mamba_chunk_scan_combined, scan.selective_scan_fn, versions())
     except Exception as error:  # compiled for another torch or another driver, anything can come
-        return f"{versions()} cannot be imported ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+        return f"{versions()} cannot be imported ({type(error).__name__}: {first_line(error)})"
 
 
 def versions() -> str:
@@ -72,17 +73,17 @@ def _importable(name: str) -> Iterator[None]:
     """Inside, submodules of a package can be imported even if its own `__init__` fails for reasons of its own."""
     try:
         importlib.import_module(name)
-        yield
-        return
+        bare = None
     except Exception:
         spec = importlib.util.find_spec(name)
-    bare = ModuleType(name)
-    bare.__path__ = list(spec.submodule_search_locations or ()) if spec else []
-    sys.modules[name] = bare
+        bare = ModuleType(name)
+        bare.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+        sys.modules[name] = bare
     try:
         yield
     finally:
-        del sys.modules[name]
+        if bare is not None:
+            del sys.modules[name]
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,5 @@ class Sequence:
         """
         # The kernel takes (batch, channels, T) with channels contiguous, and needs its own copy of a slice.
         columns = values.contiguous()[None].transpose(1, 2)
-        return self.kernels.causal_conv1d_fn(columns, weight, bias, seq_idx=self.seq_idx, activation="silu").transpose(
-            1, 2
-        )[0]
+        result = self.kernels.causal_conv1d_fn(columns, weight, bias, seq_idx=self.seq_idx, activation="silu")
+        return result[0].t()

@@ -19,6 +19,7 @@ from fm4npp.backbones.norms import GatedRMSNorm
 from fm4npp.backbones.packing import Layout, full_precision, rowwise_linear, softplus
 from fm4npp.backbones.ssd import Sizes, ssd
 from fm4npp.backbones.stack import StackBackbone, StackConfig, initial_dt_bias
+from fm4npp.errors import first_line
 
 LOOP_TYPES = (torch.float32, torch.float64)
 """Numbers that the compiled loops know."""
@@ -93,7 +94,7 @@ def _import_loops() -> ModuleType | str:
     except ImportError:
         return "numba is not installed (extra fast)"
     except Exception as error:  # a numba of another version, or no place to keep the compiled code
-        return f"numba cannot compile it ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+        return f"numba cannot compile it ({type(error).__name__}: {first_line(error)})"
     return mamba2_compiled
 
 

@@ -15,7 +15,7 @@ from fm4npp.backbones import kernels
 from fm4npp.backbones.base import Backbone, BackboneConfig, Count
 from fm4npp.backbones.norms import RMSNorm
 from fm4npp.backbones.packing import Layout, full_precision
-from fm4npp.errors import BackendError
+from fm4npp.errors import BackendError, first_line
 
 KERNEL_TOLERANCE = 1e-2
 """Largest relative difference of mamba-ssm's kernels, which multiply in TF32, taken for agreement."""
@@ -79,21 +79,23 @@ class StackConfig(BackboneConfig):
 
     @property
     def _kept_in_mixer(self) -> int:
+        """Numbers that a mixer keeps for one token."""
         raise NotImplementedError
 
     @property
     def _projection_flops(self) -> int:
+        """Multiplications and additions of a mixer's matrix products for one token."""
         raise NotImplementedError
 
     @property
     def _scan_flops(self) -> int:
-        """H = decay h + x B and y = C h for every channel and state: two products and two sums."""
+        """For every channel and state h <- decay h + x B and y <- y + C h: three products and two sums."""
         return 5 * self.inner_width * self.num_states
 
     @property
     def rows_per_chunk(self) -> int:
         """`chunk_size`, or its default."""
-        return self.chunk_size or 64
+        raise NotImplementedError
 
 
 def initial_dt_bias(number: int, dt_min: float, dt_max: float) -> Tensor:
@@ -151,13 +153,9 @@ class StackBackbone(Backbone):
             return "torch"
         problem = kernels.unusable(device)
         if problem is None:
-            if device not in self._checked:
-                self._checked[device] = self._disagreement(device)
-            problem = self._checked[device]
+            problem = self._check_kernels(device)
             if problem is None:
                 return "mamba-ssm"
-            if self.backend == "auto":
-                warnings.warn(f"mamba-ssm is not used: {problem}", stacklevel=2)
         if self.backend == "mamba-ssm":
             raise BackendError(f"backend 'mamba-ssm': {problem}; 'torch' runs everywhere")
         return "torch"
@@ -174,6 +172,14 @@ class StackBackbone(Backbone):
             update = block(stream, layout)
         return update
 
+    def _check_kernels(self, device: torch.device) -> str | None:
+        """Compare the kernels with PyTorch the first time they could be used on a device; None if they agree."""
+        if device not in self._checked:
+            self._checked[device] = problem = self._disagreement(device)
+            if problem is not None and self.backend == "auto":
+                warnings.warn(f"mamba-ssm is not used: {problem}", stacklevel=3)
+        return self._checked[device]
+
     @torch.no_grad()
     def _disagreement(self, device: torch.device) -> str | None:
         """How the kernels' result differs from PyTorch's in a block of these sizes; None if it does not."""
@@ -188,7 +194,7 @@ class StackBackbone(Backbone):
                     for layout in (self._layout(offsets, name) for name in ("torch", "mamba-ssm"))
                 )
             except Exception as error:  # a kernel that does not take these sizes, or was compiled for another device
-                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                return f"{type(error).__name__}: {first_line(error)}"
         difference = float((found - expected).abs().max() / expected.abs().max())
         if difference <= KERNEL_TOLERANCE:
             return None

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fm4npp.data import ROWS_PER_GROUP
-from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.errors import ConfigurationError, DataError, first_line
 from fm4npp.event import Event
 from fm4npp.files import atomic_path
 from fm4npp.modeling import FM4NPPModel
@@ -133,7 +133,7 @@ def read_track_ids(path: str | Path, event_index: int) -> NDArray[np.int64]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"is not a predictions file ({str(error).partition(chr(10))[0]})", file=path) from error
+        raise DataError(f"is not a predictions file ({first_line(error)})", file=path) from error
     names = [name for name in table.column_names if name.endswith("_track_id")]
     if not names:
         raise DataError("holds no predicted tracks", file=path, remedy="predict with a track-finding head")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fm4npp.errors import CheckpointError
-from fm4npp.original.unpickling import Recorded, first_line, numbers, read_plain
+from fm4npp.errors import CheckpointError, first_line
+from fm4npp.original.unpickling import Recorded, numbers, read_plain
 from fm4npp.serializers.raster_scan import Edges, RasterScan
 
 RELEASED_BIN_EDGES = "4e603255647c012d76feb1109d397c8b755e3ccb6cb384f4f0e7c561df0c6bf0"

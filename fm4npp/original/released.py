@@ -9,9 +9,8 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
-from fm4npp.errors import CheckpointError
+from fm4npp.errors import CheckpointError, first_line
 from fm4npp.original.ckpt import Original, read
-from fm4npp.original.unpickling import first_line
 from fm4npp.registry import suggest
 
 REPOSITORY = "FM4NPP/PP_collision"

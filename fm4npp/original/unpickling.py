@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fm4npp.errors import CheckpointError
+from fm4npp.errors import CheckpointError, first_line
 
 Array = NDArray[Any]
 
@@ -182,8 +182,3 @@ def _wanted(path: Path, error: Exception) -> list[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not a zip archive, or of another protocol: all there is to go by is the refusal
         return re.findall(r"GLOBAL ([\w.]+)", str(error))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fm4npp.errors import CheckpointError
+from fm4npp.errors import CheckpointError, first_line
 from fm4npp.files import atomic_path
 
 STATE_NAME = "last.pt"
@@ -38,8 +38,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is missing, so there is nothing to resume; start without --resume") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: is damaged ({reason}); start without --resume") from error
+        raise CheckpointError(f"{path}: is damaged ({first_line(error)}); start without --resume") from error
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path}: is not the state of a run")
     return state
