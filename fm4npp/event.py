@@ -75,10 +75,11 @@ def _seal(array: Array) -> Array:
     return array
 
 
-def _table(values: Any, width: int, what: str, event: object) -> Array:
-    """(N, width) float32; nothing at all counts as no rows, and (N,) as one column."""
+def _table(values: Any, width: int, dtypes: tuple[Any, ...], what: str, event: object) -> Array:
+    """(N, width) of one of the types, else of the first; nothing at all is no rows, and (N,) one column."""
     array = np.asarray(values)
-    if array.ndim == 2 and array.shape[1] == width and _is_sealed(array, np.float32):
+    dtype = array.dtype.newbyteorder("=") if array.dtype.newbyteorder("=") in dtypes else np.dtype(dtypes[0])
+    if array.ndim == 2 and array.shape[1] == width and _is_sealed(array, dtype):
         return array
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(0, width)
@@ -87,7 +88,7 @@ def _table(values: Any, width: int, what: str, event: object) -> Array:
     if array.ndim != 2 or array.shape[1] != width or (array.size and array.dtype.kind not in "biuf"):
         raise DataError(f"{what} are {array.dtype} of shape {array.shape}, not (N, {width}) numbers", event=event)
     with np.errstate(over="ignore"):
-        converted: Array = np.array(array, dtype=np.float32, order="C")
+        converted: Array = np.array(array, dtype=dtype, order="C")
     return converted
 
 
@@ -96,7 +97,7 @@ class Event:
     """The spacepoints of one collision. Arrays are read-only.
 
     Attributes:
-        positions: (N, 3) float32, in cm, finite.
+        positions: (N, 3) in cm, finite; float64 if the source was, else float32.
         features: (N, F) float32, finite, in the file's units; columns named by `feature_names`.
         feature_names: F names.
         labels: name -> (N,) truth of every spacepoint; `LABEL_DTYPES` lists the names with a fixed meaning.
@@ -107,6 +108,7 @@ class Event:
         detector: name of the detector.
         event_id: identifier in the file it came from; not unique across files.
         source: what made the event (file, or generator with version and seed).
+        left_out: reason -> (M,) int64, places in the source's event of spacepoints that are not in this one.
 
     Raises:
         DataError: if lengths disagree, a position or feature is not finite, or a detector id is out of range.
@@ -123,20 +125,22 @@ class Event:
     detector: str = ""
     event_id: int = 0
     source: str = ""
+    left_out: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positions = _table(self.positions, 3, "positions", self.event_id)
+        positions = _table(self.positions, 3, (np.float32, np.float64), "positions", self.event_id)
         count = len(positions)
         none = not self.feature_names and np.size(self.features) == 0
         features = np.empty((count, 0)) if none else self.features
         ids = np.zeros(count, np.int16) if self.detector_ids is None else self.detector_ids
         values: dict[str, Any] = {
             "positions": positions,
-            "features": _table(features, len(self.feature_names), "features", self.event_id),
+            "features": _table(features, len(self.feature_names), (np.float32,), "features", self.event_id),
             "feature_names": tuple(self.feature_names),
             "labels": self._arrays(self.labels),
             "particles": self._arrays(self.particles, {}),
             "scalars": MappingProxyType(dict(self.scalars)),
+            "left_out": self._arrays(self.left_out, dict.fromkeys(self.left_out, np.int64)),
             "detector_ids": exact(ids, np.int16, "detector_ids", self.event_id),
             "subsystems": tuple(self.subsystems) or ((self.detector,) if self.detector else ()),
         }
@@ -187,6 +191,16 @@ class Event:
         assert self.detector_ids is not None
         return self.detector_ids
 
+    @property
+    def num_read(self) -> int:
+        """Spacepoints of the source's event, those that were left out included."""
+        return len(self) + sum(map(len, self.left_out.values()))
+
+    @property
+    def places(self) -> Array:
+        """(N,) int64: each spacepoint's place in the source's event, unless `take` has reordered them."""
+        return np.delete(np.arange(self.num_read), [place for values in self.left_out.values() for place in values])
+
     def feature(self, name: str) -> Array:
         """(N,) float32: one feature by name.
 
@@ -201,7 +215,7 @@ class Event:
         return values
 
     def take(self, index: Array) -> Event:
-        """The event with its spacepoints selected or reordered by `index` (M,) int or (N,) bool; particles stay."""
+        """The event with spacepoints selected or reordered by (M,) int or (N,) bool; particles, `left_out` stay."""
         return replace(
             self,
             positions=_seal(self.positions[index]),

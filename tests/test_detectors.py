@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,9 @@ from fm4npp import detectors
 from fm4npp.detectors.base import Column, Feature
 from fm4npp.detectors.composite import CompositeDetector
 from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.mapped import OTHER_SUBSYSTEM
 from fm4npp.detectors.sphenix_tpc import LAYERS
+from fm4npp.detectors.units import from_centimetres, in_centimetres
 from fm4npp.errors import ConfigurationError, DataError
 
 
@@ -19,9 +22,11 @@ def cylindrical(**fields):
     return detectors.build({"type": "cylindrical", "name": "mine", "radius": (1.0, 10.0), **fields})
 
 
-def columns(count=4, **others):
-    points = np.random.default_rng(count).normal(0, 5, (3, count))
-    return {**dict(zip("xyz", points, strict=True)), **others}
+def columns(count=4, radius=4.0, **others):
+    """Points near a radius in the file's unit, not far from the middle."""
+    random = np.random.default_rng(count)
+    phi, r = random.uniform(-3, 3, count), random.uniform(0.9, 1.1, count) * radius
+    return {"x": r * np.cos(phi), "y": r * np.sin(phi), "z": random.normal(0, radius, count), **others}
 
 
 @given(arrays(np.float64, 5, elements=st.floats(0, 1e4)), st.floats(-10, 10), st.floats(0.1, 100), st.booleans())
@@ -59,18 +64,18 @@ def test_columns_have_the_names_of_the_file():
     assert asked["adc"]
     assert not asked["truth"]
     assert not asked["mom_x"]
-    given = columns()
+    given = columns(radius=40.0)
     given["hit_x"] = given.pop("x")
     event = detector.event({**given, "adc": [1, 2, 3, 4], "truth": [5, -7, 6, 5], "event_id": 3})
-    np.testing.assert_array_equal(event.positions[:, 0], (given["hit_x"] * 0.1).astype(np.float32))
+    np.testing.assert_array_equal(event.positions[:, 0], given["hit_x"] / 10)
     assert event.feature("energy").tolist() == [1, 2, 3, 4]
     assert event.labels["track_id"].tolist() == [5, -1, 6, 5]
     assert (event.event_id, event.detector, event.subsystems) == (3, "mine", ("mine",))
 
 
-@pytest.mark.parametrize(("unit", "scale"), [("cm", 1.0), ("mm", 0.1), ("m", 100.0)])
+@pytest.mark.parametrize(("unit", "scale"), [("cm", 1.0), ("mm", 0.1), ("m", 100.0), (0.3, 0.3)])
 def test_length_units(unit, scale):
-    event = cylindrical(length_unit=unit).event({"x": [1.0], "y": [2.0], "z": [3.0]})
+    event = cylindrical(length_unit=unit, radius=(0.1 * scale, 10 * scale)).event({"x": [1.0], "y": [2.0], "z": [3.0]})
     np.testing.assert_allclose(event.positions, [[1.0 * scale, 2.0 * scale, 3.0 * scale]], rtol=1e-7)
 
 
@@ -104,7 +109,6 @@ def test_particles_and_scalars_are_told_by_their_prefix():
         ({"px": np.ones(1), "py": np.ones(4)}, "1 values in 'px'"),
         ({"px": np.full(4, np.nan), "py": np.ones(4)}, "not finite for 4 spacepoints"),
         ({"pdg": np.array([1.0, 2.5, 3.0, 4.0])}, "pdg"),
-        ({"x": np.full(4, np.nan)}, "not finite"),
         ({"x": np.ones((4, 2))}, "'x'"),
         ({"x": np.array(["a", "b", "c", "d"])}, "'x'"),
         ({"x": np.array([1, None, 2, 3], dtype=object)}, "'x'"),
@@ -115,27 +119,119 @@ def test_what_does_not_fit_is_refused(others, words):
         cylindrical().event({**columns(4), **others})
 
 
+FAULTS = {
+    "x is not finite": {"x": [np.nan, 1.0, 1.0, 1.0]},
+    "z is not finite": {"z": [np.inf, 1.0, 1.0, 1.0]},
+    "on the beam axis (r = 0)": {"x": [0.0, 3.0, 3.0, 3.0], "y": [0.0, 1.0, 1.0, 1.0]},
+    "r is out of range": {"x": [19.5, 3.0, 3.0, 3.0], "y": [0.0, 1.0, 1.0, 1.0], "z": np.zeros(4)},
+    "eta is out of range": {"z": [1e5, 1.0, 1.0, 1.0]},
+    "energy is not finite": {"energy": [-np.inf, 1.0, 1.0, 1.0]},
+    "energy is out of range": {"energy": [-0.5, 1.0, 1.0, 1.0]},
+    "particle_class is out of range": {"particle_class": [5, -1, 0, 4]},
+    "is_noise is out of range": {"is_noise": [2, 1, 0, 1]},
+    "track_id is not finite": {"track_id": [np.nan, 1.0, 2.0, 3.0]},
+}
+
+
+@pytest.mark.parametrize("reason", FAULTS)
+def test_an_impossible_spacepoint_is_left_out_and_said_to_be(reason):
+    detector = cylindrical(measured={"energy": {"low": 0.0}})
+    given = {"track_id": np.arange(4), "layer": np.arange(4), "energy": np.ones(4)}
+    given = columns(4, **{**given, **{name: np.asarray(values) for name, values in FAULTS[reason].items()}})
+    event = detector.event(given)
+    assert {why: places.tolist() for why, places in event.left_out.items()} == {reason: [0]}
+    assert event.labels["layer"].tolist() == [1, 2, 3]
+    assert event.positions[:, 1].tolist() == given["y"][1:].tolist()
+    assert np.isfinite(detector.geometry.coordinates(event.positions)).all()
+
+
+def test_the_energy_of_a_spacepoint_cannot_be_a_thousand_deviations_off():
+    detector = cylindrical(measured={"energy": {"mean": 5.0, "std": 2.0}})
+    event = detector.event(columns(4, energy=[2004.0, 2006.0, -1994.0, -1996.0]))
+    assert {why: places.tolist() for why, places in event.left_out.items()} == {"energy is out of range": [1, 3]}
+
+
+def test_particles_give_their_spacepoints_classes():
+    table = {"particle_track_id": [7, 3, 5], "particle_pdg": [211, 11, 2212], "particle_px": [1.0, 0.01, 0.2]}
+    table |= {"particle_py": [0.0, 0.01, 0.0], "particle_vx": [1.0, 2.0, 3.0]}
+    given = columns(4, track_id=np.array([5, 3, 9, 3]), **table)
+    labels = cylindrical().event(given).labels
+    assert labels["particle_class"].tolist() == [3, 4, -1, 4]
+    assert set(labels) == {"track_id", "particle_class"}
+    noise = cylindrical(unlisted="noise").event(given).labels["is_noise"]
+    assert noise.tolist() == [False, True, True, True]
+    empty = {name: [] for name in table}
+    assert cylindrical().event({**given, **empty}).labels["particle_class"].tolist() == [-1] * 4
+    with pytest.raises(DataError, match="one track_id"):
+        cylindrical().event({**given, "particle_track_id": [7, 3, 3]})
+
+
+def test_energies_and_vertices_of_particles_have_units():
+    table = {"particle_px": [1500.0], "particle_vx": [25.0], "particle_pdg": [11]}
+    event = cylindrical(energy_unit="MeV", length_unit="mm").event(columns(2, radius=40.0, **table))
+    assert {name: values.tolist() for name, values in event.particles.items()} == {
+        "px": [1.5],
+        "vx": [2.5],
+        "pdg": [11],
+    }
+
+
+def test_noise_can_be_what_belongs_to_no_track():
+    labels = cylindrical(no_track=0, noise="no-track").event(columns(3, track_id=[0, 4, 0])).labels
+    assert labels["is_noise"].tolist() == [True, False, True]
+    assert labels["track_id"].tolist() == [-1, 4, -1]
+
+
+def test_a_format_changes_what_its_reader_needs():
+    formats = {"root-tree": {"columns_of": {"x": "hit_x"}, "length_unit": "mm"}}
+    detector = cylindrical(formats=formats)
+    assert detector.reading("tpcpp-npz") == detector
+    reading = detector.reading("root-tree")
+    assert (reading.columns_of, reading.length_unit, reading.name) == ({"x": "hit_x"}, "mm", "mine")
+    assert detectors.build(detector.spec()) == detector
+    for wrong in ({"colums_of": {}}, {"length_unit": "inch"}, {"name": "other"}):
+        with pytest.raises(ConfigurationError):
+            cylindrical(formats={"root-tree": wrong})
+
+
+@given(st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from(["mm", "m", 0.3]))
+def test_lengths_in_single_precision_survive_the_change_of_unit(value, unit):
+    values = np.array([value], np.float32)
+    assert from_centimetres(in_centimetres(values, unit), unit).astype(np.float32) == values
+    assert in_centimetres(values, "cm").dtype == np.float32
+
+
+@given(st.floats(-1e300, 1e300))
+def test_lengths_in_double_precision_are_rounded_once(value):
+    assert Fraction(value) / 10 == 0 or in_centimetres(np.array([value]), "mm")[0] == float(Fraction(value) / 10)
+
+
 def test_a_layer_range_selects_and_needs_the_layer():
     detector = detectors.build("sphenix-mvtx")
     given = columns(6, layer=np.array([0, 3, 2, 55, 1, -1]), track_id=np.arange(6))
     event = detector.event(given)
     assert event.labels["track_id"].tolist() == [0, 2, 4]
     assert event.labels["layer"].tolist() == [0, 2, 1]
-    np.testing.assert_array_equal(event.positions[:, 2], given["z"][[0, 2, 4]].astype(np.float32))
+    np.testing.assert_array_equal(event.positions[:, 2], given["z"][[0, 2, 4]])
+    assert {reason: places.tolist() for reason, places in event.left_out.items()} == {OTHER_SUBSYSTEM: [1, 3, 5]}
+    assert (event.num_read, event.places.tolist()) == (6, [0, 2, 4])
     with pytest.raises(DataError, match="'layer'"):
         detector.event(columns(6))
 
 
 def both(count=30):
     layers = np.random.default_rng(1).integers(0, 7, count)
-    return columns(count, layer=layers, track_id=np.arange(count), event_trigger=1, particle_pdg=[11], event_id=4)
+    return columns(
+        count, radius=6.0, layer=layers, track_id=np.arange(count), event_trigger=1, particle_pdg=[11], event_id=4
+    )
 
 
 def test_a_composite_keeps_the_order_of_the_file():
     given = both()
     event = detectors.build("sphenix-silicon").event(given)
-    np.testing.assert_array_equal(event.positions, np.stack([given[axis] for axis in "xyz"], 1).astype(np.float32))
+    np.testing.assert_array_equal(event.positions, np.stack([given[axis] for axis in "xyz"], 1))
     assert event.labels["track_id"].tolist() == list(range(30))
+    assert not event.left_out
     assert event.ids.tolist() == (given["layer"] >= 3).astype(int).tolist()
     assert event.subsystems == ("sphenix-mvtx", "sphenix-intt")
     assert (event.detector, event.event_id, event.scalars) == ("sphenix-silicon", 4, {"trigger": 1})
@@ -161,15 +257,15 @@ def test_the_geometry_of_a_composite_holds_its_parts():
 class TwoScales(CompositeDetector):
     registered_name: ClassVar[str] = "two-scales"
     parts: tuple[CylindricalDetector, ...] = (
-        CylindricalDetector(name="in", radius=(1, 2), layer_range=(0, 0), measured={"time": Feature()}),
-        CylindricalDetector(name="out", radius=(3, 4), layer_range=(1, 1), measured={"energy": Feature()}),
+        CylindricalDetector(name="in", radius=(1, 3), layer_range=(0, 0), measured={"time": Feature()}),
+        CylindricalDetector(name="out", radius=(2, 4), layer_range=(1, 1), measured={"energy": Feature()}),
     )
 
 
 def test_each_part_of_a_composite_has_its_own_features():
     detector = TwoScales()
     assert detector.subsystem_features == {"in": ("time",), "out": ("energy",)}
-    given = columns(4, layer=np.array([1, 0, 1, 0]), time=np.arange(4) + 1.0, energy=np.arange(4) + 10.0)
+    given = columns(4, radius=2.5, layer=np.array([1, 0, 1, 0]), time=np.arange(4) + 1.0, energy=np.arange(4) + 10.0)
     event = detector.event(given)
     assert event.feature_names == ("time", "energy")
     assert event.features.tolist() == [[0, 10], [2, 0], [0, 12], [4, 0]]

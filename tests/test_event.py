@@ -28,7 +28,9 @@ def make(count=4, **fields):
 def test_types_and_defaults():
     event = make()
     assert len(event) == 4
-    assert (event.positions.dtype, event.features.dtype, event.ids.dtype) == (np.float32, np.float32, np.int16)
+    assert (event.positions.dtype, event.features.dtype, event.ids.dtype) == (np.float64, np.float32, np.int16)
+    assert make(positions=np.ones((4, 3), np.float32)).positions.dtype == np.float32
+    assert make(positions=np.ones((4, 3), int)).positions.dtype == np.float32
     assert event.labels["track_id"].dtype == np.int64
     assert event.labels["is_noise"].tolist() == [False, True, False, True]
     assert event.labels["layer"].tolist() == [0.5, 1.5, 2.5, 3.5]
@@ -112,7 +114,7 @@ def test_copies_and_pickles(copied):
         ({"positions": np.ones(12)}, "positions"),
         ({"positions": np.array([["a", "b", "c"]] * 4)}, "positions"),
         ({"positions": np.full((4, 3), np.nan)}, "4 spacepoints with a position that is not finite"),
-        ({"positions": np.full((4, 3), 1e300)}, "not finite"),
+        ({"positions": np.full((4, 3), -np.inf)}, "not finite"),
         ({"features": np.ones((4, 1))}, "features"),
         ({"features": np.ones((2, 4))}, "features"),
         ({"features": np.ones((3, 2))}, "3 values of features for 4 spacepoints"),

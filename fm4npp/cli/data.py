@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,9 @@ from fm4npp.cli.app import AsJson, Debug, command, finish, progress
 from fm4npp.errors import ConfigurationError, DataError
 
 DetectorOption = Annotated[str, typer.Option("--detector", help="Registered name, or a YAML file.")]
+MaxRejected = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of events, and of spacepoints, that may be rejected.")
+]
 ReaderOption = Annotated[str, typer.Option("--reader", help="File format, in place of recognising it.")]
 
 
@@ -74,24 +76,40 @@ def _gun(cls: Any, overrides: list[str]) -> Any:
 def convert(
     inputs: Annotated[list[Path], typer.Argument(help="Files or folders, in order.")],
     detector: DetectorOption,
-    output: Annotated[Path, typer.Option(help="Events file to write (Parquet).")],
+    output: Annotated[Path, typer.Option(help="Events file to write (.parquet), or a folder of them.")],
     labels: Annotated[
         str, typer.Option(help="auto: what the files have; none; require: refuse files without.")
     ] = "auto",
     reader: ReaderOption = "auto",
+    max_rejected: MaxRejected = 0.001,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, for an output folder.")] = 1,
+    events_per_file: Annotated[int, typer.Option(min=1, help="Events in a file of an output folder.")] = 10_000,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Convert files of any known format into one events file.
+    """Convert files of any known format into one events file, or into a folder of them.
 
     Example: fm4npp convert hits.root --detector star-tpc --output star.parquet
+
+    Several processes, and able to go on after a kill: fm4npp convert TPCpp-10M --detector sphenix-tpc --output events
+    --workers 8
     """
     from fm4npp.convert import convert as converted
 
     if labels not in ("auto", "none", "require"):
         raise ConfigurationError(f"--labels is auto, none or require, not {labels!r}")
     with progress("converting") as update:
-        report = converted(inputs, detector, output, reader=reader, labels=labels, progress=update)  # type: ignore[arg-type]
+        report = converted(
+            inputs,
+            detector,
+            output,
+            reader=reader,
+            labels=labels,  # type: ignore[arg-type]
+            max_rejected=max_rejected,
+            workers=workers,
+            events_per_file=events_per_file,
+            progress=update,
+        )
     lines = [
         f"{output}: {report.num_events} events, {report.num_spacepoints} spacepoints, "
         f"{report.num_empty_events} events empty; labels: {', '.join(report.labels) or 'none'}"
@@ -103,7 +121,11 @@ def convert(
             f"{report.num_outside} spacepoints ({report.share_outside:.2%}) lie outside the detector's nominal bounds; "
             "they are kept" + (": wrong detector or units?" if report.share_outside > 0.05 else "")
         )
-    finish(dataclasses.asdict(report), as_json, *lines)
+    if report.files:
+        lines.append(
+            f"{len(report.files)} files" + (f", {report.num_kept} of them finished before" * bool(report.num_kept))
+        )
+    finish(report.as_dict(), as_json, *lines, *report.accounting.lines())
 
 
 @command

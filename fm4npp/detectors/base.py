@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from fm4npp.registry import Component
 Array = NDArray[Any]
 Columns = Mapping[str, Any]
 Positive = Annotated[float, Field(gt=0)]
+LARGE = 1000.0
+"""A value further from the mean than this, in standard deviations, is no measurement."""
 
 
 class Column(NamedTuple):
@@ -34,6 +36,8 @@ class Feature(BaseModel):
         std: divided by.
         log: take log(1 + value) first; for quantities with a long tail. Values must exceed -1.
         unit: for people.
+        low: smallest value that can be a measurement; None for no bound.
+        high: largest such value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -41,6 +45,18 @@ class Feature(BaseModel):
     std: Positive = 1.0
     log: bool = False
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def plausible(self, values: Array) -> Array:
+        """(N,) in the file's unit to (N,) bool: within `low` and `high`, and not `LARGE` deviations off the mean."""
+        with np.errstate(all="ignore"):
+            possible: Array = np.abs(self.scaled(values)) <= LARGE
+        if self.low is not None:
+            possible &= values >= self.low
+        if self.high is not None:
+            possible &= values <= self.high
+        return possible
 
     def scaled(self, values: Array) -> Array:
         """(N,) in the file's unit to (N,) float32, of order one."""
@@ -112,8 +128,13 @@ class Detector(Component, ABC):
             The event, its spacepoints in the order of the file. Columns of other subsystems are left out.
 
         Raises:
-            DataError: if a required column is absent, lengths differ, or a value is not finite.
+            DataError: if a required column is absent, lengths differ, or a value is not finite and the event does
+                not say in `left_out` that its spacepoint was left out.
         """
+
+    def reading(self, reader: str) -> Self:
+        """The detector for files of one format, given by its reader's name; itself if that makes no difference."""
+        return self
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -134,7 +155,3 @@ class Detector(Component, ABC):
     def responses(self) -> dict[str, tuple[Geometry, Response]]:
         """Subsystem -> layers and response for the fast simulation; empty if it cannot be simulated."""
         return {}
-
-
-LengthUnit = Literal["cm", "mm", "m"]
-CENTIMETRES: Mapping[LengthUnit, float] = {"cm": 1.0, "mm": 0.1, "m": 100.0}

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import field_serializer, field_validator
 
-from fm4npp.detectors.base import Column, Columns, Detector, Feature, Response
-from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Response
+from fm4npp.detectors.mapped import OTHER_SUBSYSTEM, MappedDetector
 from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.geometry import Geometry
 
 
 class CompositeDetector(Detector):
-    """Cylindrical subsystems read from the same columns; each spacepoint carries the id of the one that measured it.
+    """Subsystems read from the same columns; each spacepoint carries the id of the one that measured it.
 
     Attributes:
-        parts: the subsystems, inside out; each claims its spacepoints by its `layer_range`. A specification gives
-            each by its name or as `{"type": name, ...}`.
+        parts: the subsystems, inside out; each claims its spacepoints by its `layer_range`, and what none claims is
+            left out. A specification gives each by its name or as `{"type": name, ...}`.
     """
 
-    parts: tuple[CylindricalDetector, ...]
+    parts: tuple[MappedDetector, ...]
 
     @field_validator("parts", mode="before")
     @classmethod
@@ -38,6 +38,10 @@ class CompositeDetector(Detector):
     @field_serializer("parts")
     def _part_specs(self, parts: Iterable[Detector]) -> list[dict[str, Any]]:
         return [part.spec() for part in parts]
+
+    def reading(self, reader: str) -> Self:
+        """See `Detector.reading`."""
+        return self.model_copy(update={"parts": tuple(part.reading(reader) for part in self.parts)})
 
     @property
     def geometry(self) -> Geometry:
@@ -84,28 +88,19 @@ class CompositeDetector(Detector):
         return {name: response for part in self.parts for name, response in part.responses.items()}
 
     def event(self, columns: Columns) -> Event:
-        """See `Detector.event`; a spacepoint that no part, or more than one, claims is an error."""
-        claims = np.stack([part.selection(columns) for part in self.parts])
-        if (wrong := claims.sum(axis=0) != 1).any():
+        """See `Detector.event`; a spacepoint that no part claims is left out, and one that several claim an error."""
+        claims = np.stack([part.selection(columns) for part in self.parts]).sum(axis=0)
+        if (wrong := claims > 1).any():
             raise DataError(
-                f"{int(wrong.sum())} spacepoints belong to none or several of {', '.join(self.subsystems)}",
-                remedy="check the column of layer numbers",
+                f"{int(wrong.sum())} spacepoints belong to several of {', '.join(self.subsystems)}",
+                remedy="give each part its own layer_range",
             )
         events = [part.event(columns) for part in self.parts]
-        index = np.argsort(np.argsort(claims.argmax(axis=0), kind="stable"), kind="stable")
         names = tuple(self.features)
-        features = np.concatenate(
-            [
-                np.stack([e.feature(n) if n in e.feature_names else np.zeros(len(e)) for n in names], axis=1)
-                if names
-                else np.empty((len(e), 0))
-                for e in events
-            ]
-        )
         first = events[0]
-        return Event(
+        merged = Event(
             positions=np.concatenate([event.positions for event in events]),
-            features=features,
+            features=np.concatenate([_features(event, names) for event in events]),
             feature_names=names,
             labels={name: np.concatenate([event.labels[name] for event in events]) for name in first.labels},
             particles=first.particles,
@@ -114,4 +109,29 @@ class CompositeDetector(Detector):
             subsystems=self.subsystems,
             detector=self.name,
             event_id=first.event_id,
-        ).take(index)
+            left_out=_left_out(events) | self._unclaimed(columns, claims == 0),
+        )
+        return merged.take(np.argsort(np.concatenate([event.places for event in events])))
+
+    def _unclaimed(self, columns: Columns, unclaimed: Array) -> dict[str, Array]:
+        """Reason -> places of the spacepoints of no part: nothing is wrong with one that has a layer."""
+        layers = [columns[part.columns_of.get("layer", "layer")] for part in self.parts if part.layer_range]
+        known = np.all([np.isfinite(np.asarray(layer, np.float64)) for layer in layers], axis=0) & unclaimed
+        reasons = {OTHER_SUBSYSTEM: np.flatnonzero(known), "layer is not finite": np.flatnonzero(unclaimed & ~known)}
+        return {reason: places for reason, places in reasons.items() if len(places)}
+
+
+def _features(event: Event, names: tuple[str, ...]) -> Array:
+    """(N, F) of all subsystems' features, 0 for those that this one does not measure."""
+    columns = [event.feature(name) if name in event.feature_names else np.zeros(len(event)) for name in names]
+    return np.stack(columns, axis=1) if columns else np.empty((len(event), 0))
+
+
+def _left_out(events: Iterable[Event]) -> dict[str, Array]:
+    """What is wrong with spacepoints of any part; that they are of another part is not."""
+    places: dict[str, list[Array]] = {}
+    for event in events:
+        for reason, values in event.left_out.items():
+            if reason != OTHER_SUBSYSTEM:
+                places.setdefault(reason, []).append(values)
+    return {reason: np.sort(np.concatenate(values)) for reason, values in places.items()}

@@ -19,6 +19,7 @@ from fm4npp.event import Event
 from fm4npp.files import atomic_path
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
+from fm4npp.readers.events_schema import left_out
 from fm4npp.readers.root_output import RootTreeWriter
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
@@ -71,6 +72,8 @@ def write_predictions(
 ) -> int:
     """Write predictions to .parquet or .root: one row an event, one number a spacepoint in every prediction's list.
 
+    The column `left_out` lists the places of spacepoints that the input file has and that nothing was predicted for.
+
     Args:
         predictions: what `predict_events` gives.
         path: ends in .parquet or .root; written under a temporary name and renamed.
@@ -93,7 +96,7 @@ def write_predictions(
         for rows in _groups(predictions):
             columns = {name: [row[name] for row in rows] for name in rows[0]}
             if path.suffix == ".root":
-                writer = writer or stack.enter_context(RootTreeWriter(temporary, "predictions", metadata))
+                writer = writer or stack.enter_context(RootTreeWriter(temporary, "predictions", metadata, ["left_out"]))
                 writer.extend(columns)
             else:
                 table = pa.table({name: _arrow(values) for name, values in columns.items()})
@@ -110,7 +113,10 @@ def write_predictions(
 def _groups(predictions: Iterable[tuple[Event, Predictions]]) -> Iterator[list[dict[str, Any]]]:
     iterator = iter(predictions)
     while group := list(islice(iterator, ROWS_PER_GROUP)):
-        yield [{"event_id": event.event_id, "source": event.source, **flat(found)} for event, found in group]
+        yield [
+            {"event_id": event.event_id, "source": event.source, "left_out": left_out(event), **flat(found)}
+            for event, found in group
+        ]
 
 
 def _arrow(values: list[Any]) -> pa.Array:

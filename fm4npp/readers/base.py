@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 Columns = dict[str, Any]
-"""One event: column -> (N,) NumPy array; `particle_*` -> (P,) array; `event_*` -> number, `event_id` always."""
+"""One event: column -> (N,) NumPy array; `particle_*` -> (P,) array; `event_*` -> number, `event_id` always; `source`
+-> the file it came from, where a path holds several."""
+
+WHOLE = ""
+"""The only part of a path that is not divided."""
+
+
+class Table(NamedTuple):
+    """What a file holds under one name, for people: a tree, a data set, a kind of file.
+
+    Attributes:
+        name: its name in the file.
+        rows: number of entries; None if it is not known without reading all.
+        columns: name -> type, as the format calls it.
+    """
+
+    name: str
+    rows: int | None
+    columns: Mapping[str, str]
 
 
 class Reader(ABC):
     """One file format."""
 
     registered_name: ClassVar[str] = ""
+    generic: ClassVar[bool] = False
+    """Whether it reads whatever a container format holds; a reader of one layout in that container comes first."""
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
@@ -35,3 +55,22 @@ class Reader(ABC):
         Raises:
             DataError: naming the file and the event, if anything cannot be read exactly.
         """
+
+    def parts(self, path: Path) -> Sequence[str]:
+        """Names of the pieces of `path` that can be read on their own, in order; what one process works on at a time.
+
+        They depend on the file alone. Read one after the other, they give what `read` gives.
+        """
+        return (WHOLE,)
+
+    def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
+        """One of `parts`; otherwise as `read`."""
+        return self.read(path, required, optional)
+
+    def describe(self, path: Path) -> Sequence[Table]:
+        """What a file holds, without reading its events; nothing where there is nothing to choose from.
+
+        Raises:
+            DataError: if it is damaged.
+        """
+        return ()

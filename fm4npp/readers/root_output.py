@@ -19,9 +19,11 @@ class RootTreeWriter:
         path: file to create.
         tree: name of the tree.
         metadata: stored beside it as strings.
+        apart: jagged columns with another length than the others, each with a counter of its own.
     """
 
-    def __init__(self, path: Path, tree: str, metadata: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, tree: str, metadata: Mapping[str, str], apart: Sequence[str] = ()) -> None:
+        self._apart = apart
         self._path, self._name, self._metadata = path, tree, dict(metadata)
         self._tree: Any = None
 
@@ -42,10 +44,16 @@ class RootTreeWriter:
         Args:
             columns: branch -> one number, or one (N,) array, for every event. Strings are left out.
         """
-        jagged = {name: ak.Array(list(values)) for name, values in columns.items() if isinstance(values[0], np.ndarray)}
+        jagged = {name: _ragged(values) for name, values in columns.items() if isinstance(values[0], np.ndarray)}
         scalars = {name: np.asarray(values) for name, values in columns.items() if isinstance(values[0], int | float)}
-        data = {**scalars, "hits": ak.zip(jagged)} if jagged else scalars
+        data = {**scalars, **{name: jagged.pop(name) for name in self._apart if name in jagged}}
+        data |= {"hits": ak.zip(jagged)} if jagged else {}
         if self._tree is None:
             types = {name: ak.type(ak.Array(values)).content for name, values in data.items()}
             self._tree = self._file.mktree(self._name, types, field_name=lambda outer, inner: inner)
         self._tree.extend(data)
+
+
+def _ragged(values: Sequence[Any]) -> Any:
+    """(N,) arrays, one an event, to one jagged array of their type, empty ones included."""
+    return ak.unflatten(np.concatenate(values), [len(array) for array in values])

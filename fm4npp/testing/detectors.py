@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fm4npp import detectors
-from fm4npp.detectors.base import CENTIMETRES, Columns, Detector
+from fm4npp.detectors.base import Columns, Detector
 from fm4npp.detectors.composite import CompositeDetector
-from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.mapped import OTHER_SUBSYSTEM, MappedDetector
+from fm4npp.detectors.units import from_centimetres
 from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.registry import explain
@@ -32,7 +33,7 @@ def check_detector(detector: type[Detector] | Detector, columns: Columns | None 
     Args:
         detector: an instance, or a class, which is built as `cls(**fields)`.
         columns: one event of at least two spacepoints, as a reader would give it; needed unless the detector is a
-            `CylindricalDetector` or a `CompositeDetector`, whose columns can be made up.
+            `MappedDetector` or a `CompositeDetector`, whose columns can be made up.
         fields: needed where a class has fields without a default.
 
     Raises:
@@ -52,12 +53,12 @@ def check_detector(detector: type[Detector] | Detector, columns: Columns | None 
 
 
 def made_columns(detector: Detector, seed: int = 0) -> dict[str, Any]:
-    """One random event of a cylindrical or composite detector, in the columns and units of its files.
+    """One random event of a mapped or composite detector, in the columns and units of its files.
 
     Raises:
         AssertionError: for any other detector, whose columns only its author can make.
     """
-    if not isinstance(detector, CylindricalDetector | CompositeDetector):
+    if not isinstance(detector, MappedDetector | CompositeDetector):
         call = f"check_detector({type(detector).__name__}, columns={{...}})"
         raise AssertionError(f"{type(detector).__name__}: its columns cannot be made up; give one event, as {call}")
     parts = detector.parts if isinstance(detector, CompositeDetector) else (detector,)
@@ -71,9 +72,10 @@ def made_columns(detector: Detector, seed: int = 0) -> dict[str, Any]:
     return {**columns, "event_id": 7}
 
 
-def _made_columns(part: CylindricalDetector, random: np.random.Generator) -> dict[str, Array]:
+def _made_columns(part: MappedDetector, random: np.random.Generator) -> dict[str, Array]:
     count = NUM_SPACEPOINTS
-    positions = part.geometry.positions(random.uniform(0.02, 0.98, (count, 3))) / CENTIMETRES[part.length_unit]
+    positions = from_centimetres(part.geometry.positions(random.uniform(0.02, 0.98, (count, 3))), part.length_unit)
+    positions += np.asarray(part.origin)
     first, last = part.layer_range or (0, 9)
     values: dict[str, Array] = dict(zip(("x", "y", "z"), positions.T, strict=True))
     values |= {name: np.abs(feature.restored(random.normal(size=count))) for name, feature in part.features.items()}
@@ -242,7 +244,23 @@ def _check_refusals(detector: Detector, columns: Columns, names: list[str]) -> N
         values = np.array(columns[name])
         if values.dtype.kind == "f":
             values[0] = np.nan
-            _check_refusal(detector, {**columns, name: values}, f"with NaN in the required column {name!r}")
+            _check_fault(detector, {**columns, name: values}, name)
+
+
+def _check_fault(detector: Detector, columns: Columns, name: str) -> None:
+    """A spacepoint with NaN is refused, or left out and said to be."""
+    try:
+        event = detector.event(columns)
+    except DataError:
+        return
+    except Exception as error:
+        raise AssertionError(
+            f"{type(detector).__name__}: an event with NaN in {name!r} fails with {error!r}; raise a DataError"
+        ) from error
+    missing = [places for reason, places in event.left_out.items() if reason != OTHER_SUBSYSTEM]
+    said = any(0 in places for places in missing)
+    what = f"accepts an event with NaN in the required column {name!r}"
+    _require(said, detector, f"{what}; raise a DataError, or leave the spacepoint out and say so in left_out")
 
 
 def _check_refusal(detector: Detector, columns: Columns, what: str, word: str = "") -> None:

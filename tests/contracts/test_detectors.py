@@ -11,7 +11,10 @@ from fm4npp.detectors.sphenix_mvtx import SPHENIXMVTX
 from fm4npp.geometry import Geometry
 from fm4npp.testing.detectors import check_detector, made_columns
 
-REQUIRED_FIELDS = {"cylindrical": {"name": "mine", "radius": (1.0, 10.0)}}
+REQUIRED_FIELDS = {
+    "cylindrical": {"name": "mine", "radius": (1.0, 10.0)},
+    "cartesian": {"name": "mine", "low": (-10.0, -20.0, 0.0), "high": (10.0, 20.0, 50.0)},
+}
 """Fields of detectors that have some without a default."""
 COLUMNS = {}
 """One event for each detector that is neither cylindrical nor composite."""

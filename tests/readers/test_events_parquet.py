@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from fm4npp import readers
 from fm4npp.errors import DataError
 from fm4npp.event import Event
-from fm4npp.readers import events_parquet
+from fm4npp.readers import events_parquet, events_schema
 from tests.readers import writers
 
 READER = readers.build("events-parquet")
@@ -21,18 +21,19 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def write(path, events, rows=2):
     """Write with the definition that reader and writer share."""
-    metadata = events_parquet.metadata_of(events[0], "1.2.3", {"energy": "ADC"})
-    schema = events_parquet.schema(metadata, events[0])
+    metadata = events_schema.metadata_of(events[0], "1.2.3", {"energy": "ADC"})
+    schema = events_schema.schema(metadata, events[0])
     with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for start in range(0, len(events), rows):
-            records = [events_parquet.record(event, metadata) for event in events[start : start + rows]]
-            writer.write_batch(events_parquet.record_batch(records, schema))
+            for event in events[start : start + rows]:
+                events_schema.check_kind(event, metadata)
+            writer.write_batch(events_schema.record_batch(events[start : start + rows], schema, metadata))
     return path
 
 
 def read(path):
     metadata = events_parquet.read_metadata(path)
-    return [events_parquet.event(columns, metadata) for columns in READER.read(path, (), ())]
+    return [events_schema.event(columns, metadata) for columns in READER.read(path, (), ())]
 
 
 def assert_same(first, second):
@@ -41,7 +42,7 @@ def assert_same(first, second):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         assert a.tobytes() == b.tobytes()
-    for name in ("labels", "particles"):
+    for name in ("labels", "particles", "left_out"):
         a, b = getattr(first, name), getattr(second, name)
         assert sorted(a) == sorted(b)
         for key in a:
@@ -56,6 +57,7 @@ def events(draw, num_features=None):
     """A few events of one kind, some of them empty."""
     num_features = draw(st.integers(0, 2)) if num_features is None else num_features
     labelled = draw(st.booleans())
+    precision = draw(st.sampled_from([np.float32, np.float64]))
     result = []
     for index in range(draw(st.integers(1, 5))):
         count, num_particles = draw(st.integers(0, 4)), draw(st.integers(0, 3))
@@ -72,7 +74,7 @@ def events(draw, num_features=None):
         }
         result.append(
             Event(
-                positions=draw(arrays(np.float32, (count, 3), elements=FINITE)),
+                positions=draw(arrays(precision, (count, 3), elements=FINITE)),
                 features=draw(arrays(np.float32, (count, num_features), elements=FINITE)),
                 feature_names=("energy", "time")[:num_features],
                 labels=labels if labelled else {},
@@ -82,6 +84,7 @@ def events(draw, num_features=None):
                 subsystems=("inner", "outer"),
                 detector="made-up",
                 event_id=draw(integers),
+                left_out={events_schema.EARLIER: [1, 5]} if draw(st.booleans()) else {},
                 source=draw(st.text(st.characters(exclude_categories=("Cs",)), max_size=4)),
             )
         )
@@ -117,13 +120,13 @@ def test_the_columns_and_their_types(tmp_path):
     path = write(tmp_path / "events.parquet", [make()])
     schema = pq.read_schema(path)
     types = {name: schema.field(name).type for name in schema.names}
-    lists = {"x": pa.float32(), "y": pa.float32(), "z": pa.float32(), "energy": pa.float32()}
-    lists |= {"detector_id": pa.int16(), "track_id": pa.int64(), "particle_pdg": pa.int64()}
+    lists = {"x": pa.float64(), "y": pa.float64(), "z": pa.float64(), "energy": pa.float32()}
+    lists |= {"detector_id": pa.int16(), "track_id": pa.int64(), "particle_pdg": pa.int64(), "left_out": pa.int32()}
     assert {name: kind.value_type for name, kind in types.items() if pa.types.is_list(kind)} == lists
     scalars = {"event_id": pa.int64(), "source": pa.string(), "detector": pa.string(), "event_trigger": pa.int64()}
     assert {name: kind for name, kind in types.items() if not pa.types.is_list(kind)} == scalars
     assert json.loads(schema.metadata[b"fm4npp"]) == {
-        "format": 1,
+        "format": 2,
         "detector": "sphenix-tpc",
         "subsystems": ["sphenix-tpc"],
         "features": ["energy"],
@@ -153,8 +156,8 @@ def test_batches_change_nothing(tmp_path, monkeypatch):
 
 
 def test_no_events(tmp_path):
-    metadata = events_parquet.metadata_of(make(), "1")
-    pq.write_table(events_parquet.schema(metadata, make()).empty_table(), tmp_path / "events.parquet")
+    metadata = events_schema.metadata_of(make(), "1")
+    pq.write_table(events_schema.schema(metadata, make()).empty_table(), tmp_path / "events.parquet")
     assert read(tmp_path / "events.parquet") == []
 
 
@@ -235,8 +238,8 @@ def test_another_parquet_file_is_not_ours(tmp_path):
     [
         ("no json", "metadata cannot be read"),
         ("{}", "metadata cannot be read"),
-        ('{"format": 2}', "format 2"),
-        ('{"format": 1, "features": 3}', "metadata cannot be read"),
+        ('{"format": 1}', "format 1"),
+        ('{"format": 2, "features": 3}', "metadata cannot be read"),
     ],
 )
 def test_unknown_metadata_is_an_error(tmp_path, value, words):
@@ -265,6 +268,7 @@ def tamper(path, **columns):
         ({"y": pa.array([[1.0, 2.0]], pa.list_(pa.float32()))}, "different lengths"),
         ({"track_id": pa.array([[1, 2]])}, "track_id"),
         ({"x": pa.array([[1.0, None, 3, 4, 5]], pa.list_(pa.float32()))}, "'x'"),
+        ({"left_out": pa.array([[0.5]])}, "left out"),
         ({"x": pa.array([None], pa.list_(pa.float32()))}, "'x'"),
         ({"x": pa.array([1.0])}, "'x'"),
         ({"detector_id": pa.array([[0, 0, 0, 0, 3]], pa.list_(pa.int16()))}, "detector_ids"),

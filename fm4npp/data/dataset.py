@@ -1,0 +1,156 @@
+"""Sets of events for training: by index, in batches under a budget of tokens, through `datasets`."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from fm4npp import readers
+from fm4npp.errors import DataError, first_line
+from fm4npp.event import Event
+from fm4npp.readers import events_parquet, events_schema
+
+datasets.disable_progress_bars()
+
+
+class EventDataset(Dataset[Event]):
+    """The events of one or more events files (Parquet), by index, through `datasets`.
+
+    Args:
+        paths: events files, or folders of them; they may be of different detectors.
+
+    Attributes:
+        lengths: (num_events,) spacepoints of every event.
+        detectors: names of the detectors, in the order of the files.
+
+    Raises:
+        DataError: if a file is no events file, or there is no event at all.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = tuple(Path(file) for path in paths for file in events_parquet.files(path))
+        self._metadata = [events_parquet.read_metadata(path) for path in self.paths]
+        self._parts = [_load_parquet(path) for path in self.paths]
+        counts = [len(part) for part in self._parts]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+        self.lengths = np.concatenate([_lengths(part) for part in self._parts]) if self._parts else np.zeros(0, int)
+        self.detectors = tuple(dict.fromkeys(str(metadata["detector"]) for metadata in self._metadata))
+        if not len(self.lengths):
+            raise DataError("no events", file=", ".join(map(str, self.paths)) or None, remedy="give a file with events")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Event:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._starts, index) - 1
+        row = self._parts[part][index - self._starts[part]]
+        metadata = self._metadata[part]
+        try:
+            columns = _first_row(row, metadata, self.paths[part])
+            return events_schema.event(columns, metadata)
+        except DataError as error:
+            raise error.at(file=self.paths[part]) from error
+
+    def __iter__(self) -> Iterator[Event]:
+        return (self[index] for index in range(len(self)))
+
+
+def _first_row(table: pa.Table, metadata: events_schema.Metadata, path: Path) -> readers.Columns:
+    lists, scalars = events_schema.columns_of(metadata)
+    (batch,) = table.combine_chunks().to_batches()
+    return next(events_parquet.rows(batch, lists, scalars, path))
+
+
+def _load_parquet(path: Path) -> Any:
+    try:
+        table = datasets.load_dataset("parquet", data_files=str(path), split="train")
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
+    return table.with_format("arrow")
+
+
+def _lengths(part: Any) -> NDArray[np.int64]:
+    column = part.data.column("x")
+    lengths: NDArray[np.int64] = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
+
+
+def token_budget_batches(
+    lengths: Sequence[int] | NDArray[np.int64], budget: int, *, seed: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Share events out over batches that hold at most `budget` spacepoints each.
+
+    Args:
+        lengths: spacepoints of every event.
+        budget: spacepoints a batch; an event above it gets a batch of its own.
+        seed: shuffle with this seed first; None keeps the order.
+
+    Returns:
+        Batches of event indices; every event is in exactly one.
+    """
+    indices = np.arange(len(lengths))
+    if seed is not None:
+        np.random.default_rng(list(seed)).shuffle(indices)
+    batches: list[list[int]] = []
+    room = -1
+    for index in indices.tolist():
+        length = int(lengths[index])
+        if length > room or not batches:
+            batches.append([])
+            room = budget
+        batches[-1].append(index)
+        room -= length
+    return batches
+
+
+class _Prepared(Dataset[Any]):
+    """A dataset whose events go through a function, in the loader's workers."""
+
+    def __init__(self, dataset: Dataset[Event], prepare: Callable[[Event], Any]) -> None:
+        self.dataset = dataset
+        self.prepare = prepare
+
+    def __getitem__(self, index: int) -> Any:
+        event = self.dataset[index]
+        try:
+            return self.prepare(event)
+        except DataError as error:
+            raise error.at(file=event.source or None, event=event.event_id) from error
+
+
+def loader(
+    dataset: EventDataset,
+    batches: Sequence[Sequence[int]],
+    prepare: Callable[[Event], Any],
+    collate: Callable[[list[Any]], Any],
+    *,
+    num_workers: int = 0,
+) -> DataLoader[Any]:
+    """A loader of packed batches; iterating it draws nothing from the global random numbers.
+
+    Args:
+        dataset: the events.
+        batches: event indices of every batch.
+        prepare: event to arrays.
+        collate: list of what `prepare` gave to a batch.
+        num_workers: processes that read and prepare ahead; 0 does it here.
+    """
+    return DataLoader(
+        _Prepared(dataset, prepare),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=num_workers,
+        generator=torch.Generator(),
+    )

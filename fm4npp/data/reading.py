@@ -1,0 +1,160 @@
+"""Events from files of any registered format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm4npp import detectors, readers
+from fm4npp.data.accounting import MAX_REJECTED, Accounting
+from fm4npp.detectors import Detector
+from fm4npp.errors import DataError, PluginError
+from fm4npp.event import Event
+from fm4npp.readers import Reader, events_parquet, events_schema
+from fm4npp.readers.events_parquet import EventsParquet, is_url
+
+
+def choose_reader(path: str | Path, name: str = "auto") -> Reader:
+    """The reader for a path.
+
+    Args:
+        path: file or folder, or the URL of an events file.
+        name: a registered reader, or "auto" to recognise the format. A reader of one layout goes before one that reads
+            all that a container format holds.
+
+    Raises:
+        DataError: if the path does not exist, or no format, or more than one, fits.
+    """
+    if is_url(path):
+        return EventsParquet()
+    path = Path(path)
+    if not path.exists():
+        raise DataError("no such file or folder", file=path)
+    if name != "auto":
+        return readers.build({"type": name})
+    found = [reader for reader in _readers() if reader.recognises(path)]
+    found = [reader for reader in found if not reader.generic] or found
+    if len(found) != 1:
+        formats = " and ".join(reader.registered_name for reader in found)
+        raise DataError(
+            f"looks like {formats}" if found else "is of no known format",
+            file=path,
+            remedy=f"name it with --reader: {', '.join(readers.names())}",
+        )
+    return found[0]
+
+
+def _readers() -> Iterator[Reader]:
+    """All readers that can be loaded: a broken plug-in must not keep the others from reading."""
+    for name in readers.names():
+        try:
+            yield readers.build({"type": name})
+        except PluginError:
+            continue
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path, the reader of its format, and the detector that says what its columns mean.
+
+    Attributes:
+        path: file or folder, or the URL of an events file.
+        reader: of its format.
+        detector: as it reads this format; None for an events file, which says so itself.
+    """
+
+    path: str | Path
+    reader: Reader
+    detector: Detector | None
+
+    @classmethod
+    def of(
+        cls, path: str | Path, detector: str | Path | Detector | None = None, *, reader: str = "auto"
+    ) -> Source:
+        """Recognise a path; arguments and errors as of `read_events`."""
+        chosen = choose_reader(path, reader)
+        path = path if is_url(path) else Path(path)
+        wanted = detector if detector is None or isinstance(detector, Detector) else detectors.load(detector)
+        if isinstance(chosen, EventsParquet):
+            if wanted is not None and wanted.name != (held := events_parquet.read_metadata(path)["detector"]):
+                raise DataError(f"holds events of {held!r}, not of {wanted.name!r}", file=path)
+            return cls(path, chosen, None)
+        if wanted is None:
+            raise DataError("which detector wrote it?", file=path, remedy=f"name it: {', '.join(detectors.names())}")
+        return cls(path, chosen, wanted.reading(chosen.registered_name))
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """See `Reader.parts`."""
+        return self.reader.parts(self.path)  # type: ignore[arg-type]
+
+    def outcomes(self, part: str | None = None) -> Iterator[Event | DataError]:
+        """The events of the path or of one of its parts, or what keeps one of them from being read exactly.
+
+        Raises:
+            DataError: if reading cannot go on.
+        """
+        if self.detector is None:
+            yield from self._stored(part)
+            return
+        required = [column.name for column in self.detector.columns if column.required]
+        optional = [column.name for column in self.detector.columns if not column.required]
+        path = Path(self.path)
+        rows = (
+            self.reader.read(path, required, optional)
+            if part is None
+            else self.reader.read_part(path, part, required, optional)
+        )
+        for columns in rows:
+            source = str(columns.pop("source", path.name))
+            try:
+                outcome: Event | DataError = dataclasses.replace(self.detector.event(columns), source=source)
+            except DataError as error:
+                outcome = error.at(file=path if source == path.name else path / source, event=columns["event_id"])
+            yield outcome
+
+    def _stored(self, part: str | None) -> Iterator[Event | DataError]:
+        metadata = events_parquet.read_metadata(self.path)
+        path: Path = self.path  # type: ignore[assignment]
+        rows = self.reader.read(path, (), ()) if part is None else self.reader.read_part(path, part, (), ())
+        for columns in rows:
+            try:
+                outcome: Event | DataError = events_schema.event(columns, metadata)
+            except DataError as error:
+                outcome = error.at(file=self.path)
+            yield outcome
+
+
+def read_events(
+    path: str | Path,
+    detector: str | Path | Detector | None = None,
+    *,
+    reader: str = "auto",
+    accounting: Accounting | None = None,
+    max_rejected: float = MAX_REJECTED,
+) -> Iterator[Event]:
+    """The events of a file, in its order.
+
+    Args:
+        path: file or folder of any registered format; or the URL of an events file, `hf://datasets/...`.
+        detector: what its columns mean: a registered name, a YAML file, or a detector. An events file (Parquet)
+            says so itself.
+        reader: a registered format, in place of recognising it.
+        accounting: counts what was read and what was left out, and why.
+        max_rejected: share of events, and of spacepoints, that may be left out because something is wrong with them.
+
+    Yields:
+        Events in cm, their spacepoints in the order of the file.
+
+    Raises:
+        DataError: naming the file and the event, if the file cannot be read exactly, or more than `max_rejected` of
+            it is rejected.
+    """
+    source = Source.of(path, detector, reader=reader)
+    counted = Accounting() if accounting is None else accounting
+    try:
+        yield from counted.screen(source.outcomes(), max_rejected)
+    except DataError as error:
+        raise error.at(file=path) from error
