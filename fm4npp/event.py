@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -191,6 +192,33 @@ class Event:
         assert self.detector_ids is not None
         return self.detector_ids
 
+    def split(self, offsets: Array, others: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
+        """The events that this one is made of, end to end; nothing is copied, and nothing checked again.
+
+        Args:
+            offsets: (B + 1,) increasing, where each of them starts; the last is the number of spacepoints.
+            others: for each of them what it has of its own beside spacepoints: `event_id`, `source`, `scalars`,
+                `particles` and `left_out` (checked and read-only). What is not given is this event's.
+
+        Yields:
+            B events.
+        """
+        shared = {name: getattr(self, name) for name in ("feature_names", "subsystems", "detector")}
+        rest = {name: getattr(self, name) for name in ("event_id", "source", "scalars", "particles", "left_out")}
+        for (start, stop), own in zip(pairwise(offsets.tolist()), others, strict=True):
+            yield _unchecked(
+                **shared,
+                **{**rest, **own},
+                positions=self.positions[start:stop],
+                features=self.features[start:stop],
+                labels=MappingProxyType({name: values[start:stop] for name, values in self.labels.items()}),
+                detector_ids=self.ids[start:stop],
+            )
+
+    def with_source(self, source: str) -> Event:
+        """The same event, of another source."""
+        return _unchecked(**{item.name: getattr(self, item.name) for item in fields(self)} | {"source": source})
+
     @property
     def num_read(self) -> int:
         """Spacepoints of the source's event, those that were left out included."""
@@ -223,3 +251,10 @@ class Event:
             labels={name: _seal(values[index]) for name, values in self.labels.items()},
             detector_ids=_seal(self.ids[index]),
         )
+
+
+def _unchecked(**values: Any) -> Event:
+    """An event of values that a constructor has checked already, arrays read-only."""
+    event = object.__new__(Event)
+    event.__dict__.update(values)
+    return event

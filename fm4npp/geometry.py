@@ -98,6 +98,31 @@ class Geometry(BaseModel):
         normalised: Array = (self.natural(positions) - low) / (high - low)
         return normalised.astype(np.float32)
 
+    def contains(self, positions: Array, margin: float = 0.0) -> Array:
+        """Whether positions lie within the bounds; without the logarithms and angles of `coordinates`.
+
+        Args:
+            positions: (N, 3) in cm.
+            margin: how far outside is still within, as a share of the width of each axis.
+
+        Returns:
+            (N,) bool; false for what is not finite, and on the beam axis of a cylindrical system.
+        """
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        low, high = low - margin * (high - low), high + margin * (high - low)
+        x, y, z = np.asarray(positions, dtype=np.float64).reshape(-1, 3).T
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self.system == "cartesian":
+                inside = [(low[i] <= values) & (values <= high[i]) for i, values in enumerate((x, y, z))]
+            else:  # phi is within its bounds if they are the whole circle, which every detector around the beam has
+                radius = np.sqrt(x * x + y * y)
+                inside = [(radius > 0) & (radius >= low[2]) & (radius <= high[2])]
+                inside += [z >= np.sinh(low[0]) * radius, z <= np.sinh(high[0]) * radius]
+                if high[1] - low[1] < 2 * np.pi:
+                    phi = np.arctan2(y, x)
+                    inside += [(low[1] <= phi) & (phi <= high[1])]
+        return np.asarray(np.logical_and.reduce(inside))
+
     def positions(self, coordinates: Array) -> Array:
         """The inverse of `coordinates`: (N, 3) normalised to (N, 3) float64 in cm."""
         low, high = np.asarray(self.low), np.asarray(self.high)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fm4npp import detectors
+from fm4npp.detectors import Detector
 from fm4npp.detectors.base import Column, Feature
 from fm4npp.detectors.composite import CompositeDetector
 from fm4npp.detectors.cylindrical import CylindricalDetector
@@ -99,6 +100,14 @@ def test_particles_and_scalars_are_told_by_their_prefix():
     assert set(event.particles) == {"pdg", "px"}
     assert event.scalars == {"trigger": 1}
     assert event.labels["particle_class"].tolist() == [1, 2]
+
+
+def test_a_column_that_is_mapped_is_no_particle_quantity():
+    detector = cylindrical(columns_of={"track_id": "particle_id", "particle_pdg": "mc_pdg", "event_weight": "w"})
+    event = detector.event(columns(3, particle_id=[1, 2, 1], particle_px=[1.0], mc_pdg=[11], w=0.5))
+    assert {name: values.tolist() for name, values in event.particles.items()} == {"px": [1.0], "pdg": [11]}
+    assert event.labels["track_id"].tolist() == [1, 2, 1]
+    assert event.scalars == {"weight": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -204,6 +213,37 @@ def test_lengths_in_single_precision_survive_the_change_of_unit(value, unit):
 @given(st.floats(-1e300, 1e300))
 def test_lengths_in_double_precision_are_rounded_once(value):
     assert Fraction(value) / 10 == 0 or in_centimetres(np.array([value]), "mm")[0] == float(Fraction(value) / 10)
+
+
+@pytest.mark.parametrize("fault", [None, np.nan, 1e9])
+@pytest.mark.parametrize("labels", [{}, {"track_id": np.arange(30) // 3, "is_noise": np.arange(30) % 2}])
+def test_many_events_at_once_are_the_same_as_one_by_one(fault, labels):
+    detector = cylindrical(measured={"energy": {"low": 0.0}}, no_track=2)
+    given = columns(30, energy=np.ones(30), **labels)
+    offsets, ids = np.array([0, 4, 4, 11, 30]), np.array([7, 3, 3, 9])
+    if fault is not None:
+        given["y"][[2, 5, 10, 29]] = fault
+        given["energy"][[2, 3]] = -1
+    together = list(detector.events(given, offsets, ids, "a.npz"))
+    alone = list(Detector.events(detector, given, offsets, ids, "a.npz"))
+    assert len(together) == len(alone) == 4
+    for first, second in zip(together, alone, strict=True):
+        assert first.positions.tobytes() == second.positions.tobytes()
+        assert first.features.tobytes() == second.features.tobytes()
+        for name in ("labels", "left_out"):
+            a, b = getattr(first, name), getattr(second, name)
+            assert {k: (v.dtype, v.tolist()) for k, v in a.items()} == {k: (v.dtype, v.tolist()) for k, v in b.items()}
+        assert (first.event_id, first.source, first.detector) == (second.event_id, second.source, second.detector)
+        assert not first.positions.flags.writeable
+        assert first.ids.dtype == np.int16
+
+
+def test_of_many_events_only_the_wrong_one_is_refused():
+    detector = cylindrical()
+    given = columns(9, track_id=np.array([1, 2, 3, 4, 5.5, 6, 7, 8, 9]))
+    outcomes = list(detector.events(given, np.array([0, 3, 6, 9]), np.array([10, 11, 12]), "a.npz"))
+    assert [isinstance(outcome, DataError) for outcome in outcomes] == [False, True, False]
+    assert "event 11" in str(outcomes[1])
 
 
 def test_a_layer_range_selects_and_needs_the_layer():

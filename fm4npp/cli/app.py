@@ -53,7 +53,11 @@ def _root(
     pass
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+data_app = typer.Typer(name="data", help="Data sets on the Hugging Face Hub.", no_args_is_help=True)
+app.add_typer(data_app)
+
+
+def command(function: Callable[..., None], group: typer.Typer = app) -> Callable[..., None]:
     """Register a command whose errors are one line on stderr and a non-zero exit status."""
 
     @functools.wraps(function)
@@ -75,7 +79,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     name = function.__name__.removesuffix("_command").replace("_", "-")
-    app.command(name)(run)
+    group.command(name)(run)
     return run
 
 

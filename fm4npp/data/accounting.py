@@ -103,11 +103,18 @@ class Accounting:
                     remedy="repair the input, choose the right detector and units, or allow more with --max-rejected",
                 )
 
-    def screen(self, outcomes: Iterable[Event | DataError], max_rejected: float = MAX_REJECTED) -> Iterator[Event]:
+    def screen(
+        self, outcomes: Iterable[Event | DataError], max_rejected: float = MAX_REJECTED, *, at_the_end: bool = True
+    ) -> Iterator[Event]:
         """Count a stream of events and of errors that stand in the place of events; hand on the events.
 
+        Args:
+            outcomes: the stream.
+            max_rejected: see `check`, which is called every 1,000 events.
+            at_the_end: whether to check once more at the end.
+
         Raises:
-            DataError: if more than a share of `max_rejected` is rejected, after 1,000 events or at the end.
+            DataError: of `check`.
         """
         for outcome in outcomes:
             if isinstance(outcome, DataError):
@@ -117,7 +124,8 @@ class Accounting:
                 yield outcome
             if self.events_read % ENOUGH == 0:
                 self.check(max_rejected)
-        self.check(max_rejected)
+        if at_the_end:
+            self.check(max_rejected)
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON object."""

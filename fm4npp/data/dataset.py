@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,31 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pds
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from fm4npp import readers
-from fm4npp.errors import DataError, first_line
+from fm4npp.errors import DataError, FM4NPPError, first_line
 from fm4npp.event import Event
 from fm4npp.readers import events_parquet, events_schema
 
 datasets.disable_progress_bars()
+
+Stored = Callable[[int], Mapping[str, Any]]
+"""Index of an event to arrays that were computed earlier."""
 
 
 class EventDataset(Dataset[Event]):
     """The events of one or more events files (Parquet), by index, through `datasets`.
 
     Args:
-        paths: events files, or folders of them; they may be of different detectors.
+        paths: events files, folders of them, or URLs (which are downloaded); they may be of different detectors.
 
     Attributes:
+        paths: the files.
+        starts: index of the first event of every file, and the number of all events.
         lengths: (num_events,) spacepoints of every event.
         detectors: names of the detectors, in the order of the files.
 
@@ -38,11 +45,12 @@ class EventDataset(Dataset[Event]):
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
-        self.paths = tuple(Path(file) for path in paths for file in events_parquet.files(path))
+        files = [file for path in paths for file in events_parquet.files(path)]
+        self.paths = tuple(file if events_parquet.is_url(file) else Path(file) for file in files)
         self._metadata = [events_parquet.read_metadata(path) for path in self.paths]
         self._parts = [_load_parquet(path) for path in self.paths]
         counts = [len(part) for part in self._parts]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self.lengths = np.concatenate([_lengths(part) for part in self._parts]) if self._parts else np.zeros(0, int)
         self.detectors = tuple(dict.fromkeys(str(metadata["detector"]) for metadata in self._metadata))
         if not len(self.lengths):
@@ -54,8 +62,8 @@ class EventDataset(Dataset[Event]):
     def __getitem__(self, index: int) -> Event:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        part = bisect.bisect_right(self._starts, index) - 1
-        row = self._parts[part][index - self._starts[part]]
+        part = self.part(index)
+        row = self._parts[part][index - self.starts[part]]
         metadata = self._metadata[part]
         try:
             columns = _first_row(row, metadata, self.paths[part])
@@ -63,20 +71,30 @@ class EventDataset(Dataset[Event]):
         except DataError as error:
             raise error.at(file=self.paths[part]) from error
 
+    def part(self, index: int) -> int:
+        """Which of `paths` an event is in."""
+        return bisect.bisect_right(self.starts, index) - 1
+
+    def detector(self, part: int) -> str:
+        """Name of the detector of one of `paths`."""
+        return str(self._metadata[part]["detector"])
+
     def __iter__(self) -> Iterator[Event]:
         return (self[index] for index in range(len(self)))
 
 
-def _first_row(table: pa.Table, metadata: events_schema.Metadata, path: Path) -> readers.Columns:
+def _first_row(table: pa.Table, metadata: events_schema.Metadata, path: str | Path) -> readers.Columns:
     lists, scalars = events_schema.columns_of(metadata)
     (batch,) = table.combine_chunks().to_batches()
     return next(events_parquet.rows(batch, lists, scalars, path))
 
 
-def _load_parquet(path: Path) -> Any:
+def _load_parquet(path: str | Path) -> Any:
+    options = pds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    name = str(path) if events_parquet.is_url(path) else glob.escape(str(path))
     try:
-        table = datasets.load_dataset("parquet", data_files=str(path), split="train")
-    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError) as error:
+        table = datasets.load_dataset("parquet", data_files=name, split="train", fragment_scan_options=options)
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
     return table.with_format("arrow")
 
@@ -116,29 +134,44 @@ def token_budget_batches(
 
 
 class _Prepared(Dataset[Any]):
-    """A dataset whose events go through a function, in the loader's workers."""
+    """A dataset whose events go through a function, in the loader's workers; an error stands in their place.
 
-    def __init__(self, dataset: Dataset[Event], prepare: Callable[[Event], Any]) -> None:
-        self.dataset = dataset
-        self.prepare = prepare
+    The loader would raise it with a traceback in its message.
+    """
+
+    def __init__(self, dataset: Dataset[Event], prepare: Callable[..., Any], stored: Stored | None) -> None:
+        self.dataset, self.prepare, self.stored = dataset, prepare, stored
 
     def __getitem__(self, index: int) -> Any:
-        event = self.dataset[index]
         try:
-            return self.prepare(event)
-        except DataError as error:
-            raise error.at(file=event.source or None, event=event.event_id) from error
+            event = self.dataset[index]
+            try:
+                return self.prepare(event, **(self.stored(index) if self.stored is not None else {}))
+            except DataError as error:
+                raise error.at(file=event.source or None, event=event.event_id) from error
+        except FM4NPPError as error:
+            return error
+
+
+class _Collated:
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, prepared: list[Any]) -> Any:
+        errors = (item for item in prepared if isinstance(item, FM4NPPError))
+        return next(errors, None) or self.collate(prepared)
 
 
 def loader(
     dataset: EventDataset,
     batches: Sequence[Sequence[int]],
-    prepare: Callable[[Event], Any],
+    prepare: Callable[..., Any],
     collate: Callable[[list[Any]], Any],
     *,
     num_workers: int = 0,
-) -> DataLoader[Any]:
-    """A loader of packed batches; iterating it draws nothing from the global random numbers.
+    stored: Stored | None = None,
+) -> Iterator[Any]:
+    """Packed batches, one after the other; iterating draws nothing from the global random numbers.
 
     Args:
         dataset: the events.
@@ -146,11 +179,19 @@ def loader(
         prepare: event to arrays.
         collate: list of what `prepare` gave to a batch.
         num_workers: processes that read and prepare ahead; 0 does it here.
+        stored: index of an event to further keyword arguments of `prepare`, such as an `IndexCache`.
+
+    Raises:
+        FM4NPPError: of reading or preparing an event.
     """
-    return DataLoader(
-        _Prepared(dataset, prepare),
+    batched: DataLoader[Any] = DataLoader(
+        _Prepared(dataset, prepare, stored),
         batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=collate,
+        collate_fn=_Collated(collate),
         num_workers=num_workers,
         generator=torch.Generator(),
     )
+    for batch in batched:
+        if isinstance(batch, FM4NPPError):
+            raise batch
+        yield batch

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from fm4npp import detectors, readers
 from fm4npp.data.accounting import MAX_REJECTED, Accounting
@@ -70,9 +71,7 @@ class Source:
     detector: Detector | None
 
     @classmethod
-    def of(
-        cls, path: str | Path, detector: str | Path | Detector | None = None, *, reader: str = "auto"
-    ) -> Source:
+    def of(cls, path: str | Path, detector: str | Path | Detector | None = None, *, reader: str = "auto") -> Source:
         """Recognise a path; arguments and errors as of `read_events`."""
         chosen = choose_reader(path, reader)
         path = path if is_url(path) else Path(path)
@@ -99,32 +98,32 @@ class Source:
         if self.detector is None:
             yield from self._stored(part)
             return
-        required = [column.name for column in self.detector.columns if column.required]
-        optional = [column.name for column in self.detector.columns if not column.required]
-        path = Path(self.path)
-        rows = (
-            self.reader.read(path, required, optional)
-            if part is None
-            else self.reader.read_part(path, part, required, optional)
-        )
-        for columns in rows:
+        for name in self.parts if part is None else (part,):
+            yield from self._converted(self.detector, Path(self.path), name)
+
+    def _converted(self, detector: Detector, path: Path, part: str) -> Iterator[Event | DataError]:
+        required = [column.name for column in detector.columns if column.required]
+        optional = [column.name for column in detector.columns if not column.required]
+        blocks = self.reader.read_blocks(path, part, required, optional)
+        if blocks is not None:
+            for block in blocks:
+                offsets = np.concatenate([[0], np.cumsum(block.sizes)])
+                source = block.source or path.name
+                for outcome in detector.events(block.columns, offsets, block.event_ids, source):
+                    yield _placed(outcome, path, source)
+            return
+        for columns in self.reader.read_part(path, part, required, optional):
             source = str(columns.pop("source", path.name))
             try:
-                outcome: Event | DataError = dataclasses.replace(self.detector.event(columns), source=source)
+                yield detector.event(columns).with_source(source)
             except DataError as error:
-                outcome = error.at(file=path if source == path.name else path / source, event=columns["event_id"])
-            yield outcome
+                yield _placed(error.at(event=columns["event_id"]), path, source)
 
     def _stored(self, part: str | None) -> Iterator[Event | DataError]:
-        metadata = events_parquet.read_metadata(self.path)
-        path: Path = self.path  # type: ignore[assignment]
-        rows = self.reader.read(path, (), ()) if part is None else self.reader.read_part(path, part, (), ())
-        for columns in rows:
-            try:
-                outcome: Event | DataError = events_schema.event(columns, metadata)
-            except DataError as error:
-                outcome = error.at(file=self.path)
-            yield outcome
+        for name in self.parts if part is None else (part,):
+            metadata = events_parquet.read_metadata(name)
+            for batch in events_parquet.batches(name):
+                yield from events_schema.events(batch, metadata, name)
 
 
 def read_events(
@@ -158,3 +157,10 @@ def read_events(
         yield from counted.screen(source.outcomes(), max_rejected)
     except DataError as error:
         raise error.at(file=path) from error
+
+
+def _placed(outcome: Event | DataError, path: Path, source: str) -> Event | DataError:
+    """An error with its file."""
+    if isinstance(outcome, DataError):
+        return outcome.at(file=path if source == path.name else path / source)
+    return outcome

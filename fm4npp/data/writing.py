@@ -36,19 +36,22 @@ class ContentHash:
     def update(self, batch: pa.RecordBatch) -> None:
         """Take in the next rows."""
         for field, column in zip(batch.schema, batch.columns, strict=True):
-            new = hashlib.blake2b(str(field.type).encode(), digest_size=32)
-            hashed = self._columns.setdefault(field.name, new)
             if pa.types.is_list(field.type):
-                hashed.update(np.ascontiguousarray(pc.list_value_length(column).to_numpy()))
+                self._add(f"{field.name} sizes", pc.list_value_length(column))
                 column = column.values
-            if pa.types.is_string(column.type):
-                hashed.update(json.dumps(column.to_pylist()).encode())
-            else:
-                hashed.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)))
+            self._add(field.name, column)
+
+    def _add(self, name: str, values: pa.Array) -> None:
+        new = hashlib.sha256(str(values.type).encode())
+        if pa.types.is_string(values.type):
+            content: Any = b"".join(json.dumps(value).encode() for value in values.to_pylist())
+        else:
+            content = np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data
+        self._columns.setdefault(name, new).update(content)
 
     def hexdigest(self) -> str:
-        """64 hexadecimal digits of BLAKE2b."""
-        total = hashlib.blake2b(digest_size=32)
+        """64 hexadecimal digits (SHA-256)."""
+        total = hashlib.sha256()
         for name, hashed in sorted(self._columns.items()):
             total.update(name.encode() + b"\0" + hashed.digest())
         return total.hexdigest()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.geometry import Geometry
 from fm4npp.registry import Component
@@ -131,6 +133,25 @@ class Detector(Component, ABC):
             DataError: if a required column is absent, lengths differ, or a value is not finite and the event does
                 not say in `left_out` that its spacepoint was left out.
         """
+
+    def events(self, columns: Columns, offsets: Array, event_ids: Array, source: str) -> Iterator[Event | DataError]:
+        """Many events end to end, as a format without any other columns gives them.
+
+        Args:
+            columns: file column -> (sum N,) array.
+            offsets: (B + 1,), where each event starts.
+            event_ids: (B,) int64.
+            source: what all of them came from.
+
+        Yields:
+            For each of them what `event` returns or raises.
+        """
+        for event_id, (start, stop) in zip(event_ids.tolist(), pairwise(offsets.tolist()), strict=True):
+            try:
+                one = {**{name: values[start:stop] for name, values in columns.items()}, "event_id": event_id}
+                yield self.event(one).with_source(source)
+            except DataError as error:
+                yield error.at(event=event_id)
 
     def reading(self, reader: str) -> Self:
         """The detector for files of one format, given by its reader's name; itself if that makes no difference."""

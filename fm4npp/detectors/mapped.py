@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -155,6 +156,14 @@ class MappedDetector(Detector):
             left_out=left_out,
         )
 
+    def events(self, columns: Columns, offsets: Array, event_ids: Array, source: str) -> Iterator[Event | DataError]:
+        """See `Detector.events`; all events at once, unless that fails for one of them."""
+        try:
+            whole = self.event({**columns, "event_id": 0}).with_source(source)
+        except DataError:
+            return super().events(columns, offsets, event_ids, source)
+        return _apart(whole, offsets, event_ids)
+
     @property
     def _required(self) -> tuple[str, ...]:
         return (*self.position_quantities, *self.measured, *(("layer",) if self.layer_range else ()))
@@ -182,11 +191,12 @@ class MappedDetector(Detector):
                 continue
             if values[name].dtype.kind == "f":
                 faults[f"{name} is not finite"] = ~np.isfinite(values[name])
-        distance = np.abs(self.geometry.coordinates(positions) - 0.5)
-        if not distance.max(initial=0) <= 0.5 + FAR:  # also true of NaN
+        geometry = self.geometry
+        if not geometry.contains(positions, FAR).all():
+            distance = np.abs(geometry.coordinates(positions) - 0.5)
             infinite = ~np.isfinite(distance).all(axis=1)
             faults["on the beam axis (r = 0)"] = np.asarray(np.isfinite(positions).all(axis=1) & infinite)
-            for axis, name in enumerate(self.geometry.axes):
+            for axis, name in enumerate(geometry.axes):
                 faults[f"{name} is out of range"] = ~(distance[:, axis] <= 0.5 + FAR)
         for name, feature in self.measured.items():
             faults[f"{name} is out of range"] = ~feature.plausible(features[name])
@@ -281,8 +291,8 @@ class MappedDetector(Detector):
     ) -> dict[str, Any]:
         """Quantities that start with `prefix`, without it; `exclude` names columns that only look like one."""
         mapped = {quantity: name for quantity, name in self.columns_of.items() if quantity.startswith(prefix)}
-        own = {name: name for name in columns if name.startswith(prefix) and name not in exclude}
-        names = {**{k: v for k, v in own.items() if k not in mapped.values()}, **mapped}
+        taken = {*exclude, *self.columns_of.values()}
+        names = {**{name: name for name in columns if name.startswith(prefix) and name not in taken}, **mapped}
         return {
             key.removeprefix(prefix): columns[name]
             for key, name in names.items()
@@ -308,6 +318,29 @@ class MappedDetector(Detector):
                 remedy=f"choose the detector that wrote this file, {self.name!r} needs that column",
             )
         return values
+
+
+def _apart(whole: Event, offsets: Array, event_ids: Array) -> Iterator[Event]:
+    """The events of an event that was made of many, end to end.
+
+    Args:
+        whole: all of them; `left_out` holds places among the spacepoints of all.
+        offsets: (B + 1,), where each started before any were left out.
+        event_ids: (B,).
+    """
+    own: list[dict[str, Any]] = [{"event_id": event_id} for event_id in event_ids.tolist()]
+    missing = np.zeros(len(offsets), np.int64)
+    for reason, places in whole.left_out.items():
+        owner = np.searchsorted(offsets, places, side="right") - 1
+        missing[1:] += np.bincount(owner, minlength=len(event_ids))
+        for index in np.unique(owner).tolist():
+            local = places[owner == index] - offsets[index]
+            local.setflags(write=False)
+            own[index].setdefault("left_out", {})[reason] = local
+    nothing: Mapping[str, Array] = MappingProxyType({})
+    for values in own:
+        values["left_out"] = MappingProxyType(values["left_out"]) if "left_out" in values else nothing
+    return whole.split(offsets - np.cumsum(missing), own)
 
 
 def _outside(values: Array, low: int, high: int) -> Array:

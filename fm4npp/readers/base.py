@@ -7,12 +7,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 Columns = dict[str, Any]
 """One event: column -> (N,) NumPy array; `particle_*` -> (P,) array; `event_*` -> number, `event_id` always; `source`
 -> the file it came from, where a path holds several."""
 
 WHOLE = ""
 """The only part of a path that is not divided."""
+
+
+class Block(NamedTuple):
+    """Many events end to end, of a format whose only columns are those of spacepoints.
+
+    Attributes:
+        columns: column -> (sum N,) array.
+        sizes: (B,) int64, spacepoints of each event.
+        event_ids: (B,) int64.
+        source: the file that they came from; "" for the path itself.
+    """
+
+    columns: Columns
+    sizes: NDArray[np.int64]
+    event_ids: NDArray[np.int64]
+    source: str = ""
+
+
+def events_of(block: Block) -> Iterator[Columns]:
+    """The columns of each event of a block."""
+    start = 0
+    for size, event_id in zip(block.sizes.tolist(), block.event_ids.tolist(), strict=True):
+        event: Columns = {name: values[start : start + size] for name, values in block.columns.items()}
+        yield {**event, "event_id": event_id, **({"source": block.source} if block.source else {})}
+        start += size
 
 
 class Table(NamedTuple):
@@ -66,6 +94,12 @@ class Reader(ABC):
     def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
         """One of `parts`; otherwise as `read`."""
         return self.read(path, required, optional)
+
+    def read_blocks(
+        self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]
+    ) -> Iterator[Block] | None:
+        """What `read_part` gives, many events at a time, for formats of millions of them; None if it is not offered."""
+        return None
 
     def describe(self, path: Path) -> Sequence[Table]:
         """What a file holds, without reading its events; nothing where there is nothing to choose from.

@@ -16,7 +16,7 @@ from fm4npp.errors import DataError
 from fm4npp.files import read_json
 from fm4npp.readers.base import Columns, Reader, Table
 from fm4npp.readers.checks import check_required, decoding, one_line
-from fm4npp.readers.events_schema import FORMAT, KEY, NAMES, Metadata, columns_of
+from fm4npp.readers.events_schema import FORMAT, KEY, NAMES, Metadata, columns_of, values_and_offsets
 
 SUMMARY_KEY = b"fm4npp.summary"
 """Key of the file metadata that holds counts, ranges and the content hash, as JSON."""
@@ -62,13 +62,10 @@ class EventsParquet(Reader):
 
     def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
         """See `Reader.read_part`."""
-        metadata = read_metadata(part)
-        lists, scalars = columns_of(metadata)
+        lists, scalars = columns_of(read_metadata(part))
         check_required(required, lists, part)
-        with decoding(part, "the Parquet file"), opened(part) as file:
-            check_required([*lists, *scalars], file.schema_arrow.names, part)
-            for batch in file.iter_batches(batch_size=ROWS, columns=[*lists, *scalars], use_threads=False):
-                yield from rows(batch, lists, scalars, part)
+        for batch in batches(part):
+            yield from rows(batch, lists, scalars, part)
 
     def describe(self, path: Path) -> Sequence[Table]:
         """See `Reader.describe`."""
@@ -170,16 +167,38 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def rows(batch: pa.RecordBatch, lists: Sequence[str], scalars: Sequence[str], path: str | Path) -> Iterator[Columns]:
-    """The events of a batch; list columns are views of its buffers."""
+def batches(path: str | Path) -> Iterator[pa.RecordBatch]:
+    """The rows of one events file, some at a time; columns are without nulls, and of lists of numbers where they must.
+
+    Raises:
+        DataError: if the file is damaged, or lacks columns that its metadata names.
+    """
+    lists, scalars = columns_of(read_metadata(path))
+    with decoding(path, "the Parquet file"), opened(path) as file:
+        check_required([*lists, *scalars], file.schema_arrow.names, path)
+        for batch in file.iter_batches(batch_size=ROWS, columns=[*lists, *scalars], use_threads=False):
+            check_batch(batch, lists, path)
+            yield batch
+
+
+def check_batch(batch: pa.RecordBatch, lists: Sequence[str], path: str | Path) -> None:
+    """Refuse columns with nulls, and list columns that are no lists of numbers.
+
+    Raises:
+        DataError: naming the column.
+    """
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         numbers = pa.types.is_list(column.type) and pa.types.is_primitive(column.type.value_type)
         if column.null_count or (name in lists and (not numbers or column.values.null_count)):
             raise DataError(f"the column {name!r} ({column.type}) has nulls, or is no list of numbers", file=path)
-    flat = {name: batch[name].values.to_numpy(zero_copy_only=False) for name in lists}
-    ends = {name: batch[name].offsets.to_numpy().tolist() for name in lists}
+
+
+def rows(batch: pa.RecordBatch, lists: Sequence[str], scalars: Sequence[str], path: str | Path) -> Iterator[Columns]:
+    """The columns of each event of a batch; lists are views of its buffers."""
+    check_batch(batch, lists, path)
+    flat = {name: values_and_offsets(batch[name]) for name in lists}
     single = {name: batch[name].to_pylist() for name in scalars}
     for row in range(batch.num_rows):
-        event: Columns = {name: flat[name][ends[name][row] : ends[name][row + 1]] for name in lists}
+        event: Columns = {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in flat.items()}
         event |= {name: single[name][row] for name in scalars}
         yield event

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,8 +80,9 @@ def schema(metadata: Metadata, event: Event) -> pa.Schema:
     """
     lists, scalars = columns_of(metadata)
     get = _getters(metadata)
-    fields = [pa.field(name, pa.list_(_arrow_type(name, get[name](event)))) for name in lists]
-    fields += [pa.field(name, _arrow_type(name, get[name](event))) for name in scalars]
+    element = {name: pa.field("element", _arrow_type(name, get[name](event)), nullable=False) for name in lists}
+    fields = [pa.field(name, pa.list_(element[name]), nullable=False) for name in lists]
+    fields += [pa.field(name, _arrow_type(name, get[name](event)), nullable=False) for name in scalars]
     return pa.schema(fields, metadata={KEY: json.dumps(metadata, ensure_ascii=False).encode()})
 
 
@@ -102,7 +105,13 @@ def record_batch(events: Sequence[Event], schema: pa.Schema, metadata: Metadata)
         DataError: if a value does not fit exactly into the type of its column.
     """
     get = _getters(metadata)
-    columns = [_column([get[field.name](event) for event in events], field, events) for field in schema]
+    tables = _tables(events, metadata)
+    columns = [
+        _lists(tables[field.name], events, field)
+        if field.name in tables
+        else _column([get[field.name](event) for event in events], field, events)
+        for field in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -130,6 +139,80 @@ def event(columns: Columns, metadata: Metadata) -> Event:
         source=columns["source"],
         left_out={EARLIER: columns[LEFT_OUT]} if len(columns[LEFT_OUT]) else {},
     )
+
+
+def events(batch: pa.RecordBatch, metadata: Metadata, path: str | Path) -> Iterator[Event | DataError]:
+    """The events of rows of a file, or what keeps one of them from being what was written.
+
+    Args:
+        batch: rows, without nulls.
+        metadata: of the file.
+        path: the file, for messages.
+    """
+    lists, scalars = columns_of(metadata)
+    flat = {name: values_and_offsets(batch[name]) for name in lists}
+    single = {name: batch[name].to_pylist() for name in scalars}
+    try:
+        yield from _all_at_once(flat, single, metadata)
+    except DataError:  # of one of them; to know of which, they are made one by one
+        for row in range(batch.num_rows):
+            columns: Columns = {name: values[ends[row] : ends[row + 1]] for name, (values, ends) in flat.items()}
+            try:
+                yield event({**columns, **{name: values[row] for name, values in single.items()}}, metadata)
+            except DataError as error:
+                yield error.at(file=path, event=single["event_id"][row])
+
+
+def _all_at_once(
+    flat: Mapping[str, tuple[Array, Array]], single: Mapping[str, list[Any]], metadata: Metadata
+) -> Iterator[Event]:
+    """See `events`; a DataError, before the first event, if one of them is not as it should be."""
+    particles = {name: flat[f"particle_{name}"] for name in metadata["particles"]}
+    per_spacepoint = [*AXES, *metadata["features"], "detector_id", *metadata["labels"]]
+    offsets = _common([flat[name][1] for name in per_spacepoint])
+    ends = _common([ends for _, ends in particles.values()]) if particles else offsets
+    first, last = int(offsets[0]), int(offsets[-1])
+    names = {name: flat[name][0][first:last] for name in per_spacepoint}
+    whole = event(
+        {
+            **names,
+            **{f"particle_{name}": values for name, (values, _) in particles.items()},
+            **{name: values[0] if values else 0 for name, values in single.items()},
+            LEFT_OUT: (),
+        },
+        metadata,
+    )
+    if len(set(single["detector"])) > 1:
+        raise DataError("events of several detectors")
+    missing, places = flat[LEFT_OUT]
+    missing = exact(missing, np.int64, EARLIER)
+    missing.setflags(write=False)
+    nothing: Mapping[str, Array] = MappingProxyType({})
+    own = [
+        {
+            "event_id": single["event_id"][row],
+            "source": single["source"][row],
+            "scalars": MappingProxyType({name: single[f"event_{name}"][row] for name in metadata["scalars"]}),
+            "particles": MappingProxyType({name: v[ends[row] : ends[row + 1]] for name, v in whole.particles.items()}),
+            "left_out": MappingProxyType({EARLIER: missing[places[row] : places[row + 1]]})
+            if places[row] < places[row + 1]
+            else nothing,
+        }
+        for row in range(len(single["event_id"]))
+    ]
+    return whole.split(offsets - first, own)
+
+
+def _common(offsets: Sequence[Array]) -> Array:
+    """The offsets that columns share."""
+    if not all(np.array_equal(other, offsets[0]) for other in offsets[1:]):
+        raise DataError("columns of different lengths")
+    return offsets[0]
+
+
+def values_and_offsets(column: pa.Array) -> tuple[Array, Array]:
+    """A list column to the values of all rows end to end, and (rows + 1,) where each row starts."""
+    return column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
 
 
 def _getters(metadata: Metadata) -> dict[str, Callable[[Event], Any]]:
@@ -164,6 +247,31 @@ def left_out(event: Event) -> Array:
     return np.sort(np.concatenate(places)).astype(np.int32) if places else np.empty(0, np.int32)
 
 
+def _tables(events: Sequence[Event], metadata: Metadata) -> dict[str, Array]:
+    """The columns of positions and features, all events end to end: fewer and larger copies than one by one."""
+    dtypes = {event.positions.dtype for event in events}
+    tables = {}
+    if len(dtypes) == 1:
+        tables = dict(zip(AXES, np.concatenate([event.positions for event in events]).T.copy(), strict=True))
+    features = np.concatenate([event.features for event in events]).T.copy()
+    return {**tables, **dict(zip(metadata["features"], features, strict=True))}
+
+
+def _lists(values: Array, events: Sequence[Event], field: pa.Field) -> pa.Array:
+    """(sum N,) values, in the type of the column or exactly convertible to it, to one list an event."""
+    dtype = np.dtype(field.type.value_type.to_pandas_dtype())
+    flat = values if values.dtype == dtype else exact(values, dtype, field.name)
+    return pa.ListArray.from_arrays(
+        _offsets([len(event) for event in events]), pa.array(flat, field.type.value_type), type=field.type
+    )
+
+
+def _offsets(sizes: Sequence[int]) -> Array:
+    offsets = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    return offsets
+
+
 def _arrow_type(name: str, value: Any) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()
@@ -186,6 +294,4 @@ def _column(values: Sequence[Any], field: pa.Field, events: Sequence[Event]) -> 
     flat = pa.array(np.concatenate(arrays), kind)
     if not is_list:
         return flat
-    offsets = np.zeros(len(arrays) + 1, np.int32)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
-    return pa.ListArray.from_arrays(offsets, flat)
+    return pa.ListArray.from_arrays(_offsets([len(array) for array in arrays]), flat, type=field.type)
