@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fm4npp import __version__
 from fm4npp.batch import EventBatch
 from fm4npp.checkpoint import resolve
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
@@ -24,6 +25,9 @@ from fm4npp.geometry import Geometry
 from fm4npp.original import is_alias, released_config
 
 Array = NDArray[Any]
+
+INDEX_FIELDS: Mapping[str, tuple[str, ...]] = {"k-nnn": ("type", "k", "metric", "periodic")}
+"""Objective -> the fields that its `indices` depend on; all, the fitted scale included, of one that is not listed."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +189,16 @@ class FM4NPPProcessor:
         objective = self.config.objective.fit(everything, largest.geometry)
         return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective))
 
-    def prepare(self, event: Event, *, targets: bool = True) -> PreparedEvent:
+    def prepare(
+        self, event: Event, *, targets: bool = True, order: Array | None = None, indices: Array | None = None
+    ) -> PreparedEvent:
         """One event to the arrays that the model reads.
 
         Args:
             event: of one of the configured detectors.
             targets: whether to compute the objective's targets.
+            order: (N,) of `indices`, if it was computed before.
+            indices: (N, m) of `indices`, if they were computed before.
 
         Raises:
             NotFittedError: if the serializer or the objective needs a fit.
@@ -199,17 +207,42 @@ class FM4NPPProcessor:
         detector = self._detector(event)
         geometry = self._geometries[detector.name]
         coordinates = self._coordinates(event, geometry)
-        order = self.config.serializers[detector.name].order(coordinates, geometry)
-        order = settle_ties(order, coordinates, event.features)
+        order = self._order(event, coordinates) if order is None else order.astype(np.int64)
         coordinates, event = coordinates[order], event.take(order)
         return PreparedEvent(
             coordinates=coordinates,
             features=self._features(event, detector),
             detector_ids=self._detector_ids(event),
             order=order,
-            targets=self.config.objective.targets(coordinates, geometry, _columns(event)) if targets else {},
+            targets=self._targets(event, coordinates, geometry, indices) if targets else {},
             labels={name: values.astype(np.int64) for name, values in event.labels.items()},
         )
+
+    def indices(self, event: Event) -> tuple[Array, Array | None]:
+        """The costly part of `prepare`, which needs no fitted scale and can be kept.
+
+        Returns:
+            order: (N,) int64, index of each token among the event's spacepoints.
+            indices: (N, m), what `Objective.indices` gives in that order; None if it gives nothing.
+        """
+        geometry = self._geometries[self._detector(event).name]
+        coordinates = self._coordinates(event, geometry)
+        order = self._order(event, coordinates)
+        return order, self.config.objective.indices(coordinates[order], geometry)
+
+    def index_key(self, detector: str) -> dict[str, Any]:
+        """All that `indices` depends on besides the event, as JSON: other values, other indices.
+
+        Args:
+            detector: name of the event's detector.
+        """
+        objective = self.config.objective.spec()
+        return {
+            "geometry": self._geometries[self.config.detector(detector).name].model_dump(mode="json"),
+            "serializer": self.config.serializers[detector].spec(),
+            "objective": {name: objective[name] for name in INDEX_FIELDS.get(objective["type"], objective)},
+            "version": __version__,
+        }
 
     def __call__(self, events: Sequence[Event], *, targets: bool = True) -> EventBatch:
         """Events to one packed batch; see `prepare`."""
@@ -281,6 +314,17 @@ class FM4NPPProcessor:
                 remedy="remove them from the input",
             )
         return coordinates
+
+    def _order(self, event: Event, coordinates: Array) -> Array:
+        detector = self._detector(event).name
+        order = self.config.serializers[detector].order(coordinates, self._geometries[detector])
+        return settle_ties(order, coordinates, event.features)
+
+    def _targets(
+        self, event: Event, coordinates: Array, geometry: Geometry, indices: Array | None
+    ) -> Mapping[str, Array]:
+        known = {} if indices is None else {"indices": indices}
+        return self.config.objective.targets(coordinates, geometry, _columns(event), **known)
 
     def _features(self, event: Event, detector: Detector) -> Array:
         names = self.config.feature_names

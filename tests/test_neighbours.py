@@ -1,15 +1,18 @@
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.geometry import Geometry
-from fm4npp.objectives import neighbours_blocked
-from fm4npp.objectives.neighbours import compiled_search, next_nearest
+from fm4npp.objectives import neighbours, neighbours_blocked
+from fm4npp.objectives.neighbours import compact, compiled_search, exists, next_nearest, passed_share
 
 TPC = Geometry(low=(-2, -np.pi, 30), high=(2, np.pi, 80), group_boundaries=(40, 57))
 PLAIN, PHI = (False, False, False), (False, True, False)
@@ -31,8 +34,8 @@ def brute_force(coordinates, rank, k, periodic=PLAIN):
 
 
 def assert_same(actual, expected):
-    np.testing.assert_array_equal(actual[1], expected[1])
-    np.testing.assert_array_equal(actual[0], expected[0])
+    np.testing.assert_array_equal(exists(actual), expected[1])
+    np.testing.assert_array_equal(actual, expected[0])
 
 
 def on_grid(steps, max_size=24):
@@ -72,13 +75,65 @@ def test_neighbours_equal_brute_force_for_any_rank(compiled, coordinates, k, see
 @settings(deadline=None, max_examples=100)
 def test_small_blocks_look_as_far_out_as_they_must(coordinates, k, rows):
     rank = TPC.causal_rank(coordinates)
-    before = neighbours_blocked.ROWS_PER_BLOCK
-    try:
-        neighbours_blocked.ROWS_PER_BLOCK = rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(neighbours_blocked.ROWS_PER_BLOCK, "cpu", rows)
         actual = next_nearest(coordinates, rank, k, compiled=False)
-    finally:
-        neighbours_blocked.ROWS_PER_BLOCK = before
     assert_same(actual, brute_force(coordinates, rank, k))
+
+
+@given(coordinates=st.sampled_from([1, 3, 5]).flatmap(lambda steps: on_grid(steps, 150)), k=st.integers(1, 40))
+@settings(deadline=None, max_examples=60)
+def test_compiled_equals_fallback_where_many_are_equally_far(coordinates, k):
+    """Events longer than a block, of few distinct distances: limits cannot separate the k nearest from the rest."""
+    rank = TPC.causal_rank(coordinates)
+    expected = brute_force(coordinates, rank, k)
+    assert_same(next_nearest(coordinates, rank, k, compiled=False), expected)
+    assert_same(next_nearest(coordinates, rank, k), expected)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [6, 8])
+@pytest.mark.parametrize("k", [1, 26, 30, 200])
+def test_voxels_have_neighbours_in_order_of_rank(compiled, size, k):
+    coordinates = np.stack(np.meshgrid(*[np.arange(size)] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+    coordinates = np.random.default_rng(0).permutation(coordinates)
+    rank = TPC.causal_rank(coordinates)
+    assert_same(next_nearest(coordinates, rank, k, compiled=compiled), brute_force(coordinates, rank, k))
+
+
+@BOTH
+def test_identical_points_are_neighbours_in_order_of_rank(compiled):
+    coordinates, rank = np.zeros((300, 3)), np.random.default_rng(0).permutation(300)
+    assert_same(next_nearest(coordinates, rank, 7, compiled=compiled), brute_force(coordinates, rank, 7))
+
+
+@BOTH
+@pytest.mark.parametrize("points", [tracks(400), np.random.default_rng(2).uniform(0, 1, (400, 3)), np.zeros((90, 3))])
+def test_an_outward_bound_changes_no_neighbour(compiled, points):
+    """Distances in cm, and the radius as the bound: found at a radius alone, where |r - r'| is the distance."""
+    coordinates = points.astype(np.float32)
+    coordinates[::3, :2] = coordinates[0, :2]
+    rank, positions = TPC.causal_rank(coordinates), TPC.positions(coordinates)
+    outward = coordinates[:, 2] * 50.0 + 30.0
+    expected = brute_force(positions, rank, 20)
+    assert_same(next_nearest(positions, rank, 20, outward=outward, compiled=compiled), expected)
+    assert_same(next_nearest(positions, rank, 20, outward=np.zeros(len(rank)), compiled=compiled), expected)
+    assert_same(next_nearest(positions, rank, 20, compiled=compiled), expected)
+
+
+def test_the_fallback_is_bounded_in_memory_and_never_looks_at_all_pairs(monkeypatch):
+    sizes, measure = [], neighbours_blocked.squared_distances
+
+    def counted(origins, points, periodic):
+        sizes.append(origins.shape[1] * points.shape[2])
+        return measure(origins, points, periodic)
+
+    monkeypatch.setattr(neighbours_blocked, "squared_distances", counted)
+    monkeypatch.setitem(neighbours_blocked.PAIRS_PER_BLOCK, "cpu", 2**15)
+    coordinates = np.random.default_rng(0).uniform(0, 1, (3000, 3)).astype(np.float32)
+    next_nearest(coordinates, TPC.causal_rank(coordinates), 5, compiled=False)
+    assert max(sizes) <= 2**15
+    assert sum(sizes) < 3000**2 / 4
 
 
 @BOTH
@@ -117,14 +172,15 @@ def test_both_searches_agree_bit_for_bit(periodic, k):
     for coordinates in (tracks(2500), np.random.default_rng(1).uniform(0, 1, (1500, 3)).astype(np.float32)):
         rank = TPC.causal_rank(coordinates)
         both = [next_nearest(coordinates, rank, k, periodic, compiled=compiled) for compiled in (False, True)]
-        assert_same(*both)
+        np.testing.assert_array_equal(*both)
 
 
 @BOTH
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_small_events(compiled, count):
     coordinates = tracks(count)
-    index, valid = next_nearest(coordinates, TPC.causal_rank(coordinates), 30, compiled=compiled)
+    index = next_nearest(coordinates, TPC.causal_rank(coordinates), 30, compiled=compiled)
+    valid = exists(index)
     assert (index.shape, index.dtype, valid.shape) == ((count, 30), np.int64, (count, 30))
     assert sorted(valid.sum(axis=1)) == list(range(count))
     np.testing.assert_array_equal(index[~valid], np.nonzero(~valid)[0])
@@ -134,11 +190,11 @@ def test_small_events(compiled, count):
 def test_a_periodic_axis_wraps(compiled):
     coordinates = np.array([[0.5, 0.01, 0.1], [0.5, 0.98, 0.2], [0.5, 0.30, 0.2]], dtype=np.float32)
     rank = np.arange(3)
-    assert next_nearest(coordinates, rank, 1, PLAIN, compiled=compiled)[0][0] == 2
-    assert next_nearest(coordinates, rank, 1, PHI, compiled=compiled)[0][0] == 1
+    assert next_nearest(coordinates, rank, 1, PLAIN, compiled=compiled)[0] == 2
+    assert next_nearest(coordinates, rank, 1, PHI, compiled=compiled)[0] == 1
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200])
 def test_a_coordinate_that_is_not_finite_is_an_error(value):
     with pytest.raises(DataError, match="not finite"):
         next_nearest(np.array([[0, value, 0]]), np.arange(1), 1)
@@ -163,3 +219,53 @@ def test_a_large_event_needs_no_matrix_of_all_pairs(compiled):
     finally:
         tracemalloc.stop()
     assert peak < 30e6  # a boolean matrix of all pairs would be 100 MB
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("periodic", [PLAIN, PHI])
+def test_a_gpu_gives_the_same_indices(periodic):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    voxels = np.random.default_rng(0).integers(0, 12, (3000, 3)) / 12
+    for coordinates in (tracks(6000), voxels.astype(np.float32)):
+        rank = TPC.causal_rank(coordinates)
+        on_cpu = next_nearest(coordinates, rank, 30, periodic, compiled=False)
+        np.testing.assert_array_equal(next_nearest(coordinates, rank, 30, periodic, device="cuda"), on_cpu)
+
+
+def test_a_device_is_torchs_business(monkeypatch):
+    monkeypatch.setattr(neighbours, "compiled_search", lambda: pytest.fail("numba has no devices"))
+    coordinates = tracks(50)
+    rank = TPC.causal_rank(coordinates)
+    assert_same(next_nearest(coordinates, rank, 4, device="cpu"), brute_force(coordinates, rank, 4))
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(0, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_compact_indices_lose_nothing(count, dtype):
+    index = np.arange(count)[:, None]
+    assert compact(index).dtype == dtype
+    np.testing.assert_array_equal(compact(index), index)
+    assert not exists(compact(index)).any()
+
+
+def test_passed_share_is_what_a_loop_counts():
+    events = [tracks(120), tracks(0), tracks(1), tracks(60, seed=1)]
+    passed = total = 0
+    indices = []
+    for coordinates in events:
+        scanned = coordinates[np.random.default_rng(0).permutation(len(coordinates))]
+        index, valid = brute_force(scanned, TPC.causal_rank(scanned), 6)
+        for i, slot in zip(*np.nonzero(valid), strict=True):
+            passed += index[i, slot] < i
+            total += 1
+        indices.append(next_nearest(scanned, TPC.causal_rank(scanned), 6))
+    assert 0.2 < passed / total < 0.8
+    assert passed_share(iter(indices)) == passed / total
+    assert passed_share([]) == passed_share(indices[1:3]) == 0
+    outwards = events[0][TPC.causal_order(events[0])]
+    assert passed_share([next_nearest(outwards, np.arange(120), 6)]) == 0
+
+
+def test_importing_the_objective_does_not_import_torch():
+    code = "import sys, fm4npp.objectives.k_next_nearest; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

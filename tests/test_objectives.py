@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fm4npp import objectives
 from fm4npp.errors import ConfigurationError, DataError, NotFittedError
+from fm4npp.geometry import Geometry
 from fm4npp.objectives.k_next_nearest import KNextNearest
 from fm4npp.objectives.losses import masked_mean_squared_error
 from fm4npp.objectives.moments import Moments
@@ -45,6 +46,84 @@ def test_offset_targets_are_standardised_differences(periodic):
         expected = (values[:, slot] - seen.mean(axis=0)) / seen.std(axis=0)
         expected = np.where(valid[:, slot, None], expected, 0)
         np.testing.assert_allclose(targets["neighbours"][:, slot], expected, rtol=1e-5, atol=1e-6)
+
+
+BOX = Geometry(system="cartesian", low=(-10, -20, -5), high=(10, 20, 5), periodic=(False,) * 3, causal_axis=0)
+WIDE = Geometry(low=(-2, -np.pi, -1), high=(2, np.pi, 80))
+"""Its r begins below 0, so coordinates of small r may be rounded below."""
+
+
+@pytest.mark.parametrize("geometry", [TPC, BOX, WIDE])
+@given(coordinates=st.one_of(on_grid(3), on_grid(10, 60), st.integers(0, 90).map(tracks)), k=st.integers(1, 12))
+@settings(deadline=None, max_examples=40)
+def test_cartesian_neighbours_are_nearest_in_cm(geometry, coordinates, k):
+    index, valid = brute_force(geometry.positions(coordinates), geometry.causal_rank(coordinates), k)
+    targets = KNextNearest(k=k, metric="cartesian").targets(coordinates, geometry, {})
+    np.testing.assert_array_equal(targets["valid"], valid)
+    np.testing.assert_array_equal(targets["neighbours"], np.where(valid[..., None], coordinates[index], 0))
+
+
+def test_cartesian_neighbours_know_of_no_seam_and_are_others_than_the_papers():
+    coordinates = np.array([[0.5, 0.001, 0.1], [0.5, 0.999, 0.2], [0.5, 0.2, 0.2]], dtype=np.float32)
+    paper, cm = (KNextNearest(k=1, metric=metric).indices(coordinates, TPC) for metric in ("normalised", "cartesian"))
+    assert (paper[0], cm[0]) == (2, 1)
+    offset = {"k": 1, "targets": "offset", "metric": "cartesian", "mean": [[0, 0, 0]], "std": [[1, 1, 1]]}
+    straight, shorter = (
+        KNextNearest(**offset, periodic=periodic).targets(coordinates, TPC, {})["neighbours"][0, 0, 1]
+        for periodic in (False, True)
+    )
+    assert (straight, shorter) == pytest.approx((0.998, -0.002), abs=1e-6)
+
+
+def test_a_position_beyond_all_numbers_is_an_error():
+    with pytest.raises(DataError, match="not finite"):
+        KNextNearest(metric="cartesian").targets(np.array([[1e4, 0.5, 0.5]], dtype=np.float32), TPC, {})
+
+
+@pytest.mark.parametrize("metric", ["normalised", "cartesian"])
+@pytest.mark.parametrize("targets", ["absolute", "offset"])
+@pytest.mark.parametrize("energy", [False, True])
+@given(coordinates=st.one_of(on_grid(2), st.integers(0, 80).map(tracks)), periodic=st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_stored_indices_give_the_same_targets_bit_for_bit(metric, targets, energy, coordinates, periodic):
+    features = energies(len(coordinates))
+    options = {"k": 5, "targets": targets, "energy": energy, "metric": metric, "periodic": periodic}
+    objective = KNextNearest(**options).fit([(tracks(40), energies(40))], TPC)
+    indices = objective.indices(coordinates, TPC)
+    assert (indices.shape, indices.dtype) == ((len(coordinates), 5), np.uint16)
+    np.testing.assert_array_equal(
+        indices, KNextNearest(k=5, metric=metric, periodic=periodic).indices(coordinates, TPC)
+    )
+    without = objective.targets(coordinates, TPC, features)
+    for stored in (indices, indices.astype(np.int64)):
+        again = objective.targets(coordinates, TPC, features, stored)
+        for name, values in without.items():
+            assert again[name].dtype == values.dtype
+            assert again[name].tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (np.zeros((9, 5), np.uint16), "not those of 10 spacepoints"),
+        (np.zeros((10, 4), np.uint16), "compute them again with k = 5"),
+        (np.zeros((10, 5)), "float64"),
+        (np.full((10, 5), 10, np.uint16), "outside the event"),
+        (np.full((10, 5), -1), "outside the event"),
+    ],
+)
+def test_indices_of_another_event_are_an_error(indices, message):
+    with pytest.raises(DataError, match=message):
+        KNextNearest(k=5).targets(tracks(10), TPC, {}, indices)
+
+
+def test_an_objective_has_nothing_to_store_unless_it_says_so():
+    assert NextSpacepoint().indices(tracks(3), TPC) is None
+
+
+def test_targets_without_a_neighbour_are_positive_zeros():
+    targets = KNextNearest(k=3).targets(-tracks(3), TPC, {})
+    assert targets["neighbours"][~targets["valid"]].tobytes() == bytes(4 * 3 * int((~targets["valid"]).sum()))
 
 
 def test_fit_standardises_over_all_events():
@@ -130,6 +209,7 @@ def test_k_next_nearest_survives_json(targets):
     [
         ({"k": 0}, "k: "),
         ({"targets": "relative"}, "targets: "),
+        ({"metric": "manhattan"}, "metric: "),
         ({"frame": "offset"}, "frame: unknown key"),
         ({"k": 1, "targets": "offset", "mean": [[0, 0, 0]]}, "belong together"),
         ({"k": 2, "targets": "offset", "mean": [[0, 0, 0]], "std": [[1, 1, 1]]}, "mean: 2 rows of 3"),

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from fm4npp import serializers
 from fm4npp.errors import ConfigurationError, DataError, NotFittedError
 from fm4npp.geometry import Geometry
+from fm4npp.serializers.radial import outwards
 from fm4npp.serializers.raster_scan import RasterScan, boxes, equal_count_edges, gap_middle, share
 from fm4npp.serializers.space_filling import NUM_BITS, cells, hilbert_transpose, interleave
 
@@ -238,6 +239,31 @@ def test_radial_goes_outwards():
     points = three_groups(300)
     r = points[serializers.build("radial").order(points, TPC)][:, 2]
     assert (np.diff(r) >= 0).all()
+
+
+@pytest.mark.parametrize("geometry", [TPC, CARTESIAN])
+@given(
+    coordinates=st.one_of(
+        on_grid(2),
+        on_grid(30),
+        st.integers(0, 9).flatmap(lambda n: arrays(np.float32, (n, 3), elements=st.floats(-1e30, 1e30, width=32))),
+    ),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(deadline=None, max_examples=200)
+def test_outwards_is_the_causal_order(geometry, coordinates, dtype):
+    coordinates = coordinates.astype(dtype)
+    np.testing.assert_array_equal(outwards(coordinates, geometry), geometry.causal_order(coordinates))
+
+
+@pytest.mark.parametrize("num_bins", [(8, 8, 6), (1, 40, 2), (300, 3, 100)])
+def test_few_edges_and_many_give_the_boxes_of_a_search(num_bins):
+    points = three_groups(900)
+    edges = RasterScan(num_bins=num_bins).fit([points], TPC).edges
+    points[:6] = [[edge[len(edge) // 2] for edge in edges]] * 6  # on an edge, as far as float32 can be
+    eta, phi, r = (np.searchsorted(edge[1:-1], points[:, axis], side="left") for axis, edge in enumerate(edges))
+    expected = (r * num_bins[1] + phi) * num_bins[0] + eta
+    np.testing.assert_array_equal(boxes(points, edges, 2), expected)
 
 
 @given(arrays(np.int64, (3, 5), elements=st.integers(0, 2**NUM_BITS - 1)))

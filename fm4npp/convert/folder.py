@@ -14,7 +14,7 @@ from typing import Any
 
 from fm4npp import __version__, detectors
 from fm4npp.convert.events import ConversionReport, check_rejected, converted
-from fm4npp.data.reading import Source
+from fm4npp.data.reading import Source, existing
 from fm4npp.data.writing import EventWriter
 from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError, FM4NPPError
@@ -106,7 +106,8 @@ def _plan(
 
 def _identity(path: Path) -> dict[str, Any]:
     """A file or folder as it is now: name, bytes and time of the last change."""
-    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    place = existing(path)
+    found = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
     stats = [file.stat() for file in found]
     return {
         "path": str(path.resolve()),

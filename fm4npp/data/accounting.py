@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fm4npp.detectors.mapped import OTHER_SUBSYSTEM
 from fm4npp.errors import DataError
 from fm4npp.event import Event
+from fm4npp.readers.events_schema import EARLIER
 
 MAX_REJECTED = 0.001
 """Share of events, and of spacepoints, that may be rejected before reading stops."""
@@ -28,6 +29,7 @@ class Accounting:
         rejected_events: reason -> events that cannot be read exactly.
         rejected_spacepoints: reason -> spacepoints with impossible values.
         other_subsystems: spacepoints that nothing is wrong with but that the detector did not measure.
+        left_out_earlier: spacepoints that an events file says were left out when it was made.
         examples: reason -> where it was met first.
     """
 
@@ -37,6 +39,7 @@ class Accounting:
     rejected_events: Counter[str] = field(default_factory=Counter)
     rejected_spacepoints: Counter[str] = field(default_factory=Counter)
     other_subsystems: int = 0
+    left_out_earlier: int = 0
     examples: dict[str, str] = field(default_factory=dict)
     _first: DataError | None = None
 
@@ -47,7 +50,7 @@ class Accounting:
 
     @property
     def spacepoints_read(self) -> int:
-        """Used, rejected, and of other subsystems; without those of rejected events."""
+        """Used, rejected, and of other subsystems; without those of rejected events, or left out earlier."""
         return self.spacepoints_used + self.rejected_spacepoints.total() + self.other_subsystems
 
     def use(self, event: Event) -> None:
@@ -58,6 +61,8 @@ class Accounting:
         for reason, places in event.left_out.items():
             if reason == OTHER_SUBSYSTEM:
                 self.other_subsystems += len(places)
+            elif reason == EARLIER:
+                self.left_out_earlier += len(places)
             else:
                 self.rejected_spacepoints[reason] += len(places)
                 place = f"{event.source}: " if event.source else ""
@@ -77,6 +82,7 @@ class Accounting:
         self.rejected_events.update(other.rejected_events)
         self.rejected_spacepoints.update(other.rejected_spacepoints)
         self.other_subsystems += other.other_subsystems
+        self.left_out_earlier += other.left_out_earlier
         self.examples = {**other.examples, **self.examples}
 
     def check(self, max_rejected: float) -> None:
@@ -138,15 +144,17 @@ class Accounting:
             "spacepoints_used": self.spacepoints_used,
             "rejected_spacepoints": dict(self.rejected_spacepoints),
             "other_subsystems": self.other_subsystems,
+            "left_out_earlier": self.left_out_earlier,
             "examples": self.examples,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Accounting:
         """The inverse of `as_dict`."""
-        counted = {"events_used", "empty_events", "spacepoints_used", "other_subsystems", "examples"}
+        reasons = {"rejected_events", "rejected_spacepoints"}
+        names = {item.name for item in fields(cls) if not item.name.startswith("_")} - reasons
         return cls(
-            **{name: values[name] for name in counted},
+            **{name: values[name] for name in names},
             rejected_events=Counter(values["rejected_events"]),
             rejected_spacepoints=Counter(values["rejected_spacepoints"]),
         )
@@ -159,4 +167,6 @@ class Accounting:
                 text.append(f"{count} {what} rejected: {reason} (first: {self.examples[reason]})")
         if self.other_subsystems:
             text.append(f"{self.other_subsystems} spacepoints left out: {OTHER_SUBSYSTEM}")
+        if self.left_out_earlier:
+            text.append(f"{self.left_out_earlier} spacepoints more were {EARLIER}")
         return text

@@ -14,10 +14,10 @@ import socket
 import uuid
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from fm4npp.data.dataset import EventDataset
 from fm4npp.errors import DataError, FM4NPPError
 from fm4npp.event import Event
-from fm4npp.files import read_json, write_json
+from fm4npp.files import write_json
 from fm4npp.readers.events_parquet import MANIFEST, read_summary
 
 Array = NDArray[Any]
 FORMAT = 1
 FILES = ("order", "indices", "checksums")
-"""Arrays of a folder: (T,) and (T, m) of all events end to end, and (events, 2), the CRC-32 of the two, event by event."""
+"""Arrays of a folder: (T,) and (T, m), of all events end to end, and (events, 2), the CRC-32 of each event's part."""
 REMEDY = "remove the folder; it is computed again"
 
 
@@ -55,23 +55,20 @@ class IndexCache:
         dataset: the events.
         processor: what computes order and neighbours.
         folder: where the folders are, or will be.
-        targets: False gives the order alone.
     """
 
-    def __init__(
-        self, dataset: EventDataset, processor: Indexer, folder: str | Path, *, targets: bool = True
-    ) -> None:
-        self.dataset, self.folder, self.targets = dataset, Path(folder), targets
+    def __init__(self, dataset: EventDataset, processor: Indexer, folder: str | Path) -> None:
+        self.dataset, self.folder = dataset, Path(folder)
         self._processor = processor
         self._keys = [_key(dataset, part, processor) for part in range(len(dataset.paths))]
-        self._open = lru_cache(maxsize=256)(self._opened)
+        self._open = lru_cache(maxsize=None)(self._opened)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._open = lru_cache(maxsize=256)(self._opened)
+        self._open = lru_cache(maxsize=None)(self._opened)
 
     def path(self, part: int) -> Path:
         """The folder of one of the dataset's files."""
@@ -95,6 +92,8 @@ class IndexCache:
         done = 0
         for part in self.missing:
             path = self.path(part)
+            if path.exists():  # by now: another process, or the same file twice
+                continue
             _remove_leftovers(path)
             temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
             try:
@@ -118,30 +117,30 @@ class IndexCache:
         part = self.dataset.part(index)
         arrays, starts = self._open(part)
         row = index - self.dataset.starts[part]
-        names = [name for name in ("order", "indices") if name in arrays and (self.targets or name == "order")]
         found: dict[str, Array] = {}
-        for name in names:
+        for name in FILES[:2]:
+            if name not in arrays:
+                continue
             found[name] = np.array(arrays[name][starts[row] : starts[row + 1]])
-            if zlib.crc32(found[name]) != arrays["checksums"][row, FILES.index(name)]:
+            if zlib.crc32(found[name].data) != arrays["checksums"][row, FILES.index(name)]:
                 raise DataError(f"the stored {name} of event {row} is damaged", file=self.path(part), remedy=REMEDY)
         return found
 
     def _write(self, part: int, folder: Path) -> None:
-        starts = _starts(self.dataset, part)
-        dtype = _index_type(self.dataset, part)
-        first = self.dataset.starts[part]
-        checksums = _create(folder, "checksums", (len(starts) - 1, 2), np.uint32)
-        arrays: dict[str, Array] = {"order": _create(folder, "order", (int(starts[-1]),), dtype)}
-        for row in range(len(starts) - 1):
-            order, indices = _computed(self.dataset[first + row], self._processor)
-            if indices is not None and "indices" not in arrays:
-                arrays["indices"] = _create(folder, "indices", (int(starts[-1]), indices.shape[1]), dtype)
-            for name in arrays:
-                values = np.ascontiguousarray(order if name == "order" else indices, dtype=dtype)
-                arrays[name][starts[row] : starts[row + 1]] = values
-                checksums[row, FILES.index(name)] = zlib.crc32(values)
-        for array in (checksums, *arrays.values()):
-            array.flush()  # type: ignore[attr-defined]
+        starts, first = _starts(self.dataset, part), self.dataset.starts[part]
+        dtype = np.uint16 if np.diff(starts).max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+        checksums = np.zeros((len(starts) - 1, 2), np.uint32)
+        with ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}
+            for row in range(len(starts) - 1):
+                for column, (name, values) in enumerate(_computed(self.dataset[first + row], self._processor).items()):
+                    if name not in files:
+                        files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
+                        _write_header(files[name], (int(starts[-1]), *values.shape[1:]), dtype)
+                    content = np.ascontiguousarray(values, dtype).tobytes()
+                    files[name].write(content)
+                    checksums[row, column] = zlib.crc32(content)
+        np.save(folder / "checksums.npy", checksums)
         write_json(folder / MANIFEST, {"key": self._keys[part], "arrays": _description(folder)})
 
     def _opened(self, part: int) -> tuple[dict[str, Array], Array]:
@@ -149,15 +148,15 @@ class IndexCache:
         path = self.path(part)
         if not path.is_dir():
             raise DataError("no stored order and neighbours of this file", file=path, remedy="call build() first")
-        manifest = read_json(path / MANIFEST, DataError)
-        if not isinstance(manifest, dict) or manifest.get("key") != self._keys[part]:
-            raise DataError("holds something else than its name says", file=path / MANIFEST, remedy=REMEDY)
+        manifest = _read_manifest(path)
+        if manifest.get("key") != self._keys[part]:
+            raise DataError("holds something else than its name says", file=path, remedy=REMEDY)
         if manifest.get("arrays") != _description(path):
-            raise DataError("files are not those that the manifest lists", file=path, remedy=REMEDY)
+            raise DataError("its files are not those that the manifest lists", file=path, remedy=REMEDY)
         starts = _starts(self.dataset, part)
         arrays = {name: _map(path / file) for name in FILES if (path / (file := f"{name}.npy")).exists()}
         lengths = {"order": int(starts[-1]), "indices": int(starts[-1]), "checksums": len(starts) - 1}
-        if not {"order", "checksums"} <= set(arrays) or any(len(a) != lengths[name] for name, a in arrays.items()):
+        if "checksums" not in arrays or any(len(a) != lengths[name] for name, a in arrays.items()):
             raise DataError("arrays do not belong to this file", file=path, remedy=REMEDY)
         return arrays, starts
 
@@ -167,7 +166,6 @@ def cached(
     processor: Indexer,
     folder: str | Path,
     *,
-    targets: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> IndexCache:
     """Order and neighbours of a dataset from a folder; what the folder lacks is computed first.
@@ -176,7 +174,6 @@ def cached(
         dataset: the events.
         processor: fitted.
         folder: of the cache; it may serve any number of files, runs and configurations.
-        targets: False gives the order alone.
         progress: called with the number of events computed so far.
 
     Returns:
@@ -185,7 +182,7 @@ def cached(
     Raises:
         FM4NPPError: as of `IndexCache.build`.
     """
-    cache = IndexCache(dataset, processor, folder, targets=targets)
+    cache = IndexCache(dataset, processor, folder)
     cache.build(progress)
     return cache
 
@@ -196,11 +193,20 @@ def _key(dataset: EventDataset, part: int, processor: Indexer) -> dict[str, Any]
     return {"format": FORMAT, "content": content, **processor.index_key(dataset.detector(part))}
 
 
-def _computed(event: Event, processor: Indexer) -> tuple[Array, Array | None]:
+def _computed(event: Event, processor: Indexer) -> dict[str, Array]:
     try:
-        return processor.indices(event)
+        order, indices = processor.indices(event)
     except DataError as error:
         raise error.at(file=event.source or None, event=event.event_id) from error
+    return {"order": order} | ({} if indices is None else {"indices": indices})
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError("cannot be read", file=path / MANIFEST, remedy=REMEDY) from error
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _starts(dataset: EventDataset, part: int) -> Array:
@@ -208,32 +214,21 @@ def _starts(dataset: EventDataset, part: int) -> Array:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def _index_type(dataset: EventDataset, part: int) -> Any:
-    lengths = dataset.lengths[dataset.starts[part] : dataset.starts[part + 1]]
-    return np.uint16 if lengths.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
-
-
-def _create(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new .npy file, filled through memory; an array without elements cannot be mapped."""
-    path = folder / f"{name}.npy"
-    if 0 in shape:
-        np.save(path, np.empty(shape, dtype))
-        return np.empty(shape, dtype).view(np.memmap)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: Any) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _map(path: Path) -> Array:
     try:
-        array: Array = np.load(path, allow_pickle=False)[:0] if _is_empty(path) else np.load(path, mmap_mode="r")
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        # Nothing cannot be mapped into memory.
+        array: Array = np.load(path, mmap_mode=None if 0 in shape else "r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError("cannot be read", file=path, remedy=REMEDY) from error
     return array
-
-
-def _is_empty(path: Path) -> bool:
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        return 0 in np.lib.format.read_array_header_1_0(file)[0]
 
 
 def _description(folder: Path) -> dict[str, list[Any]]:
@@ -268,6 +263,5 @@ def _remove_leftovers(path: Path) -> None:
             os.kill(process, 0)
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            with suppress(OSError):
-                continue
+        except OSError:  # it runs, and is somebody else's
+            continue

@@ -159,8 +159,8 @@ def _matching(pattern: str) -> list[str | Path]:
     if not is_url(pattern):
         return [Path(found) for found in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 (absolute patterns)
     try:
-        files = fsspec.open_files(pattern, "rb")
-        return sorted(files.fs.unstrip_protocol(file.path) for file in files)
+        system, path = fsspec.url_to_fs(pattern)
+        return sorted(system.unstrip_protocol(file) for file in system.glob(path))
     except Exception as error:  # file systems raise what they like
         raise DataError(f"cannot be listed ({one_line(error)})", file=pattern, remedy=_REMEDY) from error
 

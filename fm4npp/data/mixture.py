@@ -122,7 +122,9 @@ def _check(streams: Sequence[Stream], probabilities: Sequence[float] | None, sto
         raise ConfigurationError("a mixture of no streams")
     if probabilities is not None:
         if len(probabilities) != len(streams):
-            raise ConfigurationError(f"{len(probabilities)} probabilities for {len(streams)} streams; give one for each")
+            raise ConfigurationError(
+                f"{len(probabilities)} probabilities for {len(streams)} streams; give one for each"
+            )
         if not all(0 < probability < np.inf for probability in probabilities):
             raise ConfigurationError("probabilities must be above 0; leave out what is not to be drawn")
     if stop not in ("first", "all"):

@@ -31,11 +31,10 @@ def choose_reader(path: str | Path, name: str = "auto") -> Reader:
     if is_url(path):
         return EventsParquet()
     path = Path(path)
-    if not path.exists():
-        raise DataError("no such file or folder", file=path)
+    place = existing(path)
     if name != "auto":
         return readers.build({"type": name})
-    found = [reader for reader in _readers() if reader.recognises(path)]
+    found = [reader for reader in _readers() if reader.recognises(place)]
     found = [reader for reader in found if not reader.generic] or found
     if len(found) != 1:
         formats = " and ".join(reader.registered_name for reader in found)
@@ -54,6 +53,18 @@ def _readers() -> Iterator[Reader]:
             yield readers.build({"type": name})
         except PluginError:
             continue
+
+
+def existing(path: Path) -> Path:
+    """The file or folder of a path, which may go on inside an archive, as `TPCpp-10M.zip/labeled/test` does.
+
+    Raises:
+        DataError: if there is no such file or folder.
+    """
+    place = next((place for place in (path, *path.parents) if place.exists()), None)
+    if place is None or (place != path and not place.is_file()):
+        raise DataError("no such file or folder", file=path)
+    return place
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ TRUTH = ("pdg", "px", "py")
 """Truth of a spacepoint's particle, from which labels are derived when a file does not hold the labels themselves."""
 OTHER_SUBSYSTEM = "of other subsystems"
 """Why a spacepoint that nothing is wrong with is left out of an event."""
-FAR = 1.0
+FAR = 1.5
 """A position further out of the bounds than this, in widths of the bounds, is no measurement of this detector."""
 SECONDARY = 2**31
 """What `negative_tracks` adds to the size of an id below 0: more than any 32-bit id, so that no two become one."""
@@ -150,9 +150,9 @@ class MappedDetector(Detector):
             feature_names=tuple(features),
             labels=self._labels(values, particles),
             particles=particles,
-            scalars={k: v for k, v in self._prefixed(columns, "event_").items() if k != "id"},
+            scalars={k: _one(v, k) for k, v in self._prefixed(columns, "event_").items() if k != "id"},
             detector=self.name,
-            event_id=int(columns.get(self._column("event_id"), columns.get("event_id", 0))),
+            event_id=int(_one(columns.get(self._column("event_id"), columns.get("event_id", 0)), "event_id")),
             left_out=left_out,
         )
 
@@ -318,6 +318,20 @@ class MappedDetector(Detector):
                 remedy=f"choose the detector that wrote this file, {self.name!r} needs that column",
             )
         return values
+
+
+def _one(value: Any, what: str) -> Any:
+    """A quantity of the whole event as a number, where a file gives a number, or the same one for every spacepoint.
+
+    Raises:
+        DataError: if it differs within the event, or the event has none.
+    """
+    if np.ndim(value) == 0:
+        return value
+    values = np.unique(value)
+    if len(values) != 1:
+        raise DataError(f"{len(values)} values of {what} in one event, which needs one")
+    return values[0].item()
 
 
 def _apart(whole: Event, offsets: Array, event_ids: Array) -> Iterator[Event]:

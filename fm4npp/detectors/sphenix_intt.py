@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from pydantic import Field
+
+from fm4npp.detectors import svtx_evaluator
 from fm4npp.detectors.base import Response
 from fm4npp.detectors.cylindrical import CylindricalDetector
 
@@ -22,6 +25,7 @@ class SPHENIXINTT(CylindricalDetector):
     layers: tuple[float, ...] = (7.188, 7.732, 9.680, 10.262)
     group_boundaries: tuple[float, ...] = (8.7,)
     layer_range: tuple[int, int] | None = (3, 6)
+    formats: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"root-rows": svtx_evaluator.fields()})
     response: Response | None = Response(
         field=1.4,
         half_length=22.8,

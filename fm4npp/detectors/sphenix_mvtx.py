@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from pydantic import Field
+
+from fm4npp.detectors import svtx_evaluator
 from fm4npp.detectors.base import Response
 from fm4npp.detectors.cylindrical import CylindricalDetector
 
@@ -22,6 +25,7 @@ class SPHENIXMVTX(CylindricalDetector):
     layers: tuple[float, ...] = (2.523, 3.336, 4.148)
     group_boundaries: tuple[float, ...] = (2.93, 3.74)
     layer_range: tuple[int, int] | None = (0, 2)
+    formats: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"root-rows": svtx_evaluator.fields()})
     response: Response | None = Response(
         field=1.4,
         half_length=13.55,

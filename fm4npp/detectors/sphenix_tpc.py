@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
+from fm4npp.detectors import svtx_evaluator
 from fm4npp.detectors.base import Feature, Response
 from fm4npp.detectors.cylindrical import CylindricalDetector
 
@@ -19,6 +20,8 @@ LAYERS = (
     58.9110, 60.0081, 61.1051, 62.2022, 63.2993, 64.3963, 65.4934, 66.5905,
     67.6875, 68.7846, 69.8817, 70.9787, 72.0758, 73.1729, 74.2699, 75.3670,
 )  # fmt: skip
+TPC_LAYERS = (7, 54)
+"""Numbers of the first and the last layer, where one file holds all subsystems (sPHENIX coresoftware)."""
 
 
 class SPHENIXTPC(CylindricalDetector):
@@ -26,7 +29,8 @@ class SPHENIXTPC(CylindricalDetector):
 
     Bounds and scales are those of the released checkpoints: eta in [-2, 2], r between the smallest and the
     largest radius of a cluster, energy in ADC-like units with mean 253.0982 and standard deviation 268.7093.
-    The paper prints [30, 78] cm for r; the released code and checkpoints use the limits below.
+    The paper prints [30, 78] cm for r; the released code and checkpoints use the limits below. Of ntuples of the
+    SvtxEvaluator (`root-rows`) the clusters of layers 7 to 54 are read, with the ADC sum as energy.
     """
 
     registered_name: ClassVar[str] = "sphenix-tpc"
@@ -36,6 +40,9 @@ class SPHENIXTPC(CylindricalDetector):
     group_boundaries: tuple[float, ...] = (40.0, 57.0)
     measured: dict[str, Feature] = Field(
         default_factory=lambda: {"energy": Feature(mean=253.0982, std=268.7093, unit="ADC")}
+    )
+    formats: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {"root-rows": {**svtx_evaluator.fields(energy="adc"), "layer_range": list(TPC_LAYERS)}}
     )
     # Field, length and cluster resolutions of the 2023 simulation (sPHENIX coresoftware): 1.4 T map, 105.5 cm drift,
     # 150 um in r-phi and 500 um in z. The gain gives simulated spacepoints the mean energy of TPCpp-10M.

@@ -28,13 +28,17 @@ class Objective(Component, ABC):
         """Numbers the model predicts for a spacepoint."""
 
     @abstractmethod
-    def targets(self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array]) -> dict[str, Array]:
+    def targets(
+        self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array], indices: Array | None = None
+    ) -> dict[str, Array]:
         """What the model should predict for one event.
 
         Args:
             coordinates: (N, 3) float32, normalised, in the serializer's order.
             geometry: where outwards is.
             features: name -> (N,) in the file's units, in the same order.
+            indices: of `indices` for the same arguments, which are then not computed again. Only what returns any is
+                given any.
 
         Returns:
             name -> (N, ...), in the same order. An objective that looks at geometry alone gives every spacepoint
@@ -47,6 +51,20 @@ class Objective(Component, ABC):
 
         Spacepoints without any target contribute nothing; a batch of only such gives 0, with a gradient of 0.
         """
+
+    def indices(self, coordinates: Array, geometry: Geometry) -> Array | None:
+        """The part of `targets` that is costly and worth storing with an event: which spacepoints they are made of.
+
+        It depends on the geometry and the configuration, and not on features or on what `fit` finds.
+
+        Args:
+            coordinates: see `targets`.
+            geometry: where outwards is.
+
+        Returns:
+            (N, m) integers, places among the given spacepoints; None if there is nothing worth storing.
+        """
+        return None
 
     @property
     def fitted(self) -> bool:

@@ -13,8 +13,7 @@ from fm4npp.geometry import Geometry
 from fm4npp.objectives.base import Array, Objective, Spacepoints
 from fm4npp.objectives.losses import masked_mean_squared_error
 from fm4npp.objectives.moments import Moments
-from fm4npp.objectives.neighbours import next_nearest
-from fm4npp.objectives.neighbours_blocked import wrap
+from fm4npp.objectives.neighbours import compact, exists, next_nearest, wrap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,16 +24,17 @@ Table = tuple[tuple[float, ...], ...]
 class KNextNearest(Objective):
     """Predict the k nearest spacepoints among those further out, by increasing distance (k-NNN, paper section 4.1).
 
-    Further out means later in `Geometry.causal_rank`; distance is Euclidean in normalised coordinates. The
-    defaults are those of the released checkpoints.
+    Further out means later in `Geometry.causal_rank`. The defaults are those of the released checkpoints.
 
     Attributes:
         k: neighbours of each spacepoint.
         frame: given as `targets`: whether a neighbour is predicted by its `absolute` normalised coordinates, or by
             its `offset` from the spacepoint, standardised per slot and coordinate.
         energy: predict log(1 + energy) of each neighbour too, standardised per slot; needs a feature `energy`.
+        metric: nearest by Euclidean distance in `normalised` coordinates, as in the paper, or in `cartesian` ones, in
+            cm. What is predicted is normalised coordinates either way.
         periodic: measure distances and offsets the shorter way round the geometry's periodic axes. The paper does
-            not: phi = -pi and phi = pi are far apart.
+            not: phi = -pi and phi = pi are far apart. Cartesian distances know of no seam; offsets then still do.
         mean: (k, c), subtracted from what is predicted; c is 3, or 4 with energy. None until `fit`.
         std: (k, c), divided by.
     """
@@ -45,6 +45,7 @@ class KNextNearest(Objective):
     k: Annotated[int, Field(ge=1)] = 30
     frame: Literal["absolute", "offset"] = Field("absolute", alias="targets")
     energy: bool = False
+    metric: Literal["normalised", "cartesian"] = "normalised"
     periodic: bool = False
     mean: Table | None = None
     std: Table | None = None
@@ -97,7 +98,21 @@ class KNextNearest(Objective):
             mean[:, :3], std[:, :3] = 0, 1
         return self.replace(mean=mean.tolist(), std=std.tolist())
 
-    def targets(self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array]) -> dict[str, Array]:
+    def indices(self, coordinates: Array, geometry: Geometry) -> Array:
+        """See `Objective.indices`.
+
+        Returns:
+            (N, k) uint16, or uint32 beyond 65,536 spacepoints: the neighbours by increasing distance; a spacepoint's
+            own index where it has none.
+
+        Raises:
+            DataError: if a coordinate is not finite.
+        """
+        return compact(self._nearest(_single(coordinates), geometry))
+
+    def targets(
+        self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array], indices: Array | None = None
+    ) -> dict[str, Array]:
         """See `Objective.targets`.
 
         Returns:
@@ -107,18 +122,18 @@ class KNextNearest(Objective):
         Raises:
             NotFittedError: if a scale is needed and there is none.
             ConfigurationError: if energy is wanted and the event has none.
-            DataError: if a coordinate is not finite or an energy is not above -1.
+            DataError: if a coordinate is not finite, an energy is not above -1, or the indices are of another event.
         """
         if not self.fitted:
             raise NotFittedError(
                 "k-nnn with targets='offset' or energy needs its scale; call processor.fit(events) or load a "
                 "processor that was fitted"
             )
-        values, valid = self._neighbours(coordinates, geometry, features)
+        values, valid = self._neighbours(coordinates, geometry, features, indices)
         if self.mean is not None:
             values = (values - np.asarray(self.mean)) / np.asarray(self.std)
-            values[~valid] = 0
-        return {"neighbours": values.astype(np.float32), "valid": valid}
+            _clear(values, valid)
+        return {"neighbours": values.astype(np.float32, copy=False), "valid": valid}
 
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error over all numbers of all neighbours that exist, as in the released code.
@@ -150,20 +165,68 @@ class KNextNearest(Objective):
         places: Array = values[:, :, :3] + (origin if self.frame == "offset" else 0)
         return places
 
-    def _neighbours(self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array]) -> tuple[Array, Array]:
-        """(N, k, c) float64 not yet scaled, 0 where there is no neighbour, and (N, k) bool."""
-        points = np.asarray(coordinates, dtype=np.float32).astype(np.float64).reshape(-1, 3)
-        periodic = geometry.periodic if self.periodic else (False, False, False)
-        index, valid = next_nearest(points, geometry.causal_rank(points), self.k, periodic)
-        values = points.take(index, axis=0)
+    def _neighbours(
+        self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array], indices: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(N, k, c) not yet scaled, 0 where there is no neighbour, float32 if they stay as they are; (N, k) bool."""
+        points = _single(coordinates)
+        index = self._nearest(points, geometry) if indices is None else self._checked(indices, len(points))
+        if self._numbers > 3 or self.frame == "offset":
+            points = points.astype(np.float64)
+        values, valid = points.take(index, axis=0), exists(index)
         if self.frame == "offset":
             values -= points[:, None]
-            for axis in np.flatnonzero(periodic):
+            for axis in np.flatnonzero(geometry.periodic) if self.periodic else ():
                 values[:, :, axis] = wrap(values[:, :, axis])
         if self.energy:
             values = np.concatenate([values, log_energy(features).take(index)[:, :, None]], axis=2)
-        values[~valid] = 0
+        _clear(values, valid)
         return values, valid
+
+    def _nearest(self, points: Array, geometry: Geometry) -> Array:
+        """(N, 3) float32 normalised coordinates to the (N, k) int64 indices of `next_nearest`."""
+        rank = geometry.causal_rank(points)
+        if self.metric == "normalised":
+            return next_nearest(points, rank, self.k, geometry.periodic if self.periodic else (False, False, False))
+        with np.errstate(over="ignore", invalid="ignore"):
+            positions = geometry.positions(points)
+        return next_nearest(positions, rank, self.k, outward=_radii(points, geometry))
+
+    def _checked(self, indices: Array, num_points: int) -> Array:
+        """Stored indices, if they can be those of an event of this size."""
+        index = np.asarray(indices)
+        if index.dtype.kind not in "iu" or index.shape != (num_points, self.k):
+            raise DataError(
+                f"neighbours of shape {index.shape} and type {index.dtype} are not those of {num_points} spacepoints",
+                remedy=f"compute them again with k = {self.k}",
+            )
+        if index.size and not 0 <= int(index.min()) <= int(index.max()) < num_points:
+            raise DataError("neighbours outside the event", remedy="compute them again")
+        return index
+
+
+def _single(coordinates: Array) -> Array:
+    return np.asarray(coordinates, dtype=np.float32).reshape(-1, 3)
+
+
+def _clear(values: Array, valid: Array) -> None:
+    """Set (N, k, c) values to 0 where (N, k) is false: in few rows, since only the last k can lack a neighbour."""
+    rows = np.flatnonzero(~valid.all(axis=1))
+    part = values[rows]
+    part[~valid[rows]] = 0
+    values[rows] = part
+
+
+def _radii(points: Array, geometry: Geometry) -> Array | None:
+    """What bounds distances in cm from below, for `next_nearest`: r where that is the way out, as |r - r'| <= d.
+
+    None where it is another axis (it then is one of the positions, if Cartesian), or r is rounded below 0.
+    """
+    axis = geometry.causal_axis
+    if geometry.axes[axis] != "r":
+        return None
+    radii: Array = points[:, axis] * np.float64(geometry.high[axis] - geometry.low[axis]) + geometry.low[axis]
+    return radii if (radii >= 0).all() else None
 
 
 def log_energy(features: Mapping[str, Any]) -> Array:

@@ -29,7 +29,9 @@ class NextSpacepoint(Objective):
         """Three normalised coordinates."""
         return 3
 
-    def targets(self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array]) -> dict[str, Array]:
+    def targets(
+        self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array], indices: Array | None = None
+    ) -> dict[str, Array]:
         """See `Objective.targets`.
 
         Returns:

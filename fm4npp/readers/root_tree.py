@@ -1,118 +1,108 @@
-"""ROOT files: one tree, one entry an event, one value a spacepoint."""
+"""ROOT files: one tree, one entry an event, a list of values a column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import awkward
 import numpy as np
-import uproot
-from awkward.types import ListType, NumpyType
 
 from fm4npp.errors import DataError
-from fm4npp.readers.base import Columns, Reader
-from fm4npp.readers.checks import NEW_COPY, decoding, listing
-from fm4npp.readers.npz import Array
+from fm4npp.readers import root_columns, root_files
+from fm4npp.readers.base import Columns, Reader, Table
+from fm4npp.readers.root_columns import Leaf, Names
+from fm4npp.readers.root_index import has_rows, repeats_events, whole_numbers
 
-STEP_BYTES = 32_000_000
-"""Uncompressed bytes of the wanted branches that are held at a time."""
-STEP_ENTRIES = 1000
-"""Entries that are held at a time where sizes are not known (RNTuple)."""
-TREES = ("TTree", "TNtuple", "RNTuple")
+PART_ENTRIES = 5000
+"""Entries in one part."""
 
 
 class RootTree(Reader):
-    """A TTree or RNTuple with an entry for every event and a jagged branch for every column.
+    """A TTree or RNTuple with an entry for every event.
 
-    The tree is the only one with all required branches, at its highest cycle. A branch inside another is known by
-    its own name, or by its path where that is not unique. Optional branches that do not hold one number for each
-    spacepoint are left out. `event_id` is the entry number.
+    The tree is the only one with all required columns, at its highest cycle. A column is named like its branch
+    (`x`, `hits.fX`), by its path or by its last part where no other branch is called so, and capitals count only where
+    that is needed to tell two apart; `tree/branch` names the tree too. `Zufo[3]` is the fourth of a fixed number of
+    values that a branch holds for each object, and `position.x` a member of objects that a branch holds whole. A
+    list of numbers is given as an array; one number an entry is given as a number. `event_id` is the entry number.
+    Nothing but numbers is a column: asked for lists of lists or text, it says so.
     """
 
     registered_name: ClassVar[str] = "root-tree"
+    generic: ClassVar[bool] = True
 
     def recognises(self, path: Path) -> bool:
-        """See `Reader.recognises`: a file named .root."""
-        return path.is_file() and path.suffix == ".root"
+        """See `Reader.recognises`: a ROOT file that does not hold a row for every spacepoint, damaged or not."""
+        return root_files.is_root(path) and not has_rows(path)
 
     def read(self, path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
         """See `Reader.read`. Exactly the wanted columns are given."""
-        with decoding(path, "the ROOT file"), uproot.open(path) as file:
-            if (size := path.stat().st_size) < file.file.fEND:
-                raise DataError(f"has {size} of {file.file.fEND} bytes", file=path, remedy=NEW_COPY)
-            branches = _branches(file, required, optional, path)
-            for start, stop in _steps(branches.values()):
-                columns = {name: _values(branch, start, stop, name, path) for name, branch in branches.items()}
-                for index in range(stop - start):
-                    event = {name: flat[ends[index] : ends[index + 1]] for name, (flat, ends) in columns.items()}
-                    yield {**event, "event_id": start + index}
+        return _events(path, 0, None, required, optional)
+
+    def parts(self, path: Path) -> Sequence[str]:
+        """See `Reader.parts`: ranges of entries."""
+        with root_files.opened(path) as file:
+            entries = max((tree.num_entries for _, tree in root_files.trees(file, path)), default=0)
+        return [f"{start}:{start + PART_ENTRIES}" for start in range(0, max(entries, 1), PART_ENTRIES)]
+
+    def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
+        """See `Reader.read_part`."""
+        start, _, stop = part.partition(":")
+        return _events(path, int(start), int(stop), required, optional)
+
+    def describe(self, path: Path) -> Sequence[Table]:
+        """See `Reader.describe`: every tree with its branches."""
+        return root_files.describe(path)
 
 
-def _branches(file: Any, required: Sequence[str], optional: Sequence[str], path: Path) -> dict[str, Any]:
-    """Wanted name -> branch, of the only tree that has all required ones."""
-    kinds = file.classnames(cycle=False)
-    trees = {name: file[name] for name, kind in kinds.items() if any(tree in kind for tree in TREES)}
-    paths = {name: _paths(tree) for name, tree in trees.items()}
-    complete = [name for name in trees if all(branch in paths[name] for branch in required)]
-    if len(complete) != 1:
-        raise _no_tree(required, paths, complete, path)
-    tree, places = trees[complete[0]], paths[complete[0]]
-    branches = {name: tree[places[name]] for name in (*required, *optional) if name in places}
-    jagged = {name: branch for name, branch in branches.items() if _is_jagged(branch, name, path)}
-    for name in required:
-        if name not in jagged:
+def _events(
+    path: Path, first: int, last: int | None, required: Sequence[str], optional: Sequence[str]
+) -> Iterator[Columns]:
+    with root_files.opened(path) as file:
+        tree, leaves = _leaves(file, required, optional, path)
+        entries = int(tree.num_entries)
+        stop = entries if last is None else min(last, entries)
+        step = root_columns.step(list(leaves.values()))
+        for start in range(first, stop, step):
+            end = min(start + step, stop)
+            columns = {name: root_columns.entries_of(leaf, start, end, name, path) for name, leaf in leaves.items()}
+            for index in range(end - start):
+                event = {name: values[index] for name, values in columns.items()}
+                yield event | {"event_id": _event_id(event, start + index, path)}
+
+
+def _event_id(event: Columns, entry: int, path: Path) -> int:
+    """The entry number, unless a column of that name was asked for."""
+    return int(whole_numbers(np.atleast_1d(event.get("event_id", entry)), "event_id", path)[0])
+
+
+def _leaves(file: Any, required: Sequence[str], optional: Sequence[str], path: Path) -> tuple[Any, dict[str, Leaf]]:
+    """The tree, and wanted name -> what it is made from."""
+    names = {name: Names(name, tree) for name, tree in root_files.trees(file, path)}
+    chosen = names[root_columns.choose(names, required, path)]
+    found = {name: chosen.find(name) for name in dict.fromkeys((*required, *optional))}
+    leaves = {name: leaf[1] for name, leaf in found.items() if leaf}
+    kinds = {name: root_columns.kind_of(leaf, name, path) for name, leaf in leaves.items()}
+    for name, kind in kinds.items():
+        if kind not in ("number", "list"):
             raise DataError(
-                f"the branch {name!r} ({branches[name].typename}) is not a list of numbers, one for each spacepoint",
+                f"the branch {name!r} is not a list of numbers, one for each spacepoint: {kind}",
                 file=path,
-                remedy="choose a branch with a list for every entry",
+                remedy="map the quantity to another branch or to a part of this one",
             )
-    return jagged
+    _check_required_kinds({name: kinds[name] for name in required}, chosen, path)
+    return chosen.tree, leaves
 
 
-def _paths(tree: Any) -> dict[str, str]:
-    """Name -> path of every branch; a nested branch's own name too, if it is unique."""
-    keys = tree.keys()
-    paths = dict(zip(keys, keys, strict=True))
-    own: dict[str, list[str]] = {}
-    for path in paths:
-        own.setdefault(path.rpartition("/")[2], []).append(path)
-    return {name: places[0] for name, places in own.items() if len(places) == 1} | paths
-
-
-def _no_tree(required: Sequence[str], paths: dict[str, dict[str, str]], found: Sequence[str], path: Path) -> DataError:
-    if found:
-        problem = f"several trees have the branches {listing(required)}: {listing(found)}"
-        return DataError(problem, file=path, remedy="copy the wanted one to a file of its own")
-    has = "; ".join(f"{name!r} has {listing(branches)}" for name, branches in paths.items())
-    return DataError(
-        f"no tree with the branches {listing(required)} (found: {has or 'no tree'})",
-        file=path,
-        remedy="choose the detector that this file belongs to",
-    )
-
-
-def _is_jagged(branch: Any, name: str, path: Path) -> bool:
-    """Whether each entry of a branch is a list of numbers, of any length."""
-    with decoding(path, f"the branch {name!r}"):
-        entry = branch.array(entry_stop=0, library="ak").type.content
-    return isinstance(entry, ListType) and isinstance(entry.content, NumpyType)
-
-
-def _steps(branches: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of entries of bounded size."""
-    branches = list(branches)
-    entries = branches[0].num_entries if branches else 0
-    total = sum(getattr(branch, "uncompressed_bytes", 0) for branch in branches)
-    step = max(1, int(entries * STEP_BYTES / total)) if total else STEP_ENTRIES
-    return ((start, min(start + step, entries)) for start in range(0, entries, step))
-
-
-def _values(branch: Any, start: int, stop: int, name: str, path: Path) -> tuple[Array, Array]:
-    """Entries of a branch to all their values end to end, and the (entries + 1,) offsets of the entries in them."""
-    with decoding(path, f"the branch {name!r}"):
-        lists = branch.array(entry_start=start, entry_stop=stop, library="ak")
-        sizes = awkward.to_numpy(awkward.num(lists))
-        values: Array = awkward.to_numpy(awkward.flatten(lists), allow_missing=False)
-    return values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+def _check_required_kinds(kinds: dict[str, str], names: Names, path: Path) -> None:
+    """Refuse an entry that is one spacepoint where entries are rows, and lists and numbers mixed."""
+    numbers = [name for name, kind in kinds.items() if kind == "number"]
+    if not numbers:
+        return
+    name = numbers[0]
+    problem = f"the branch {name!r} is not a list of numbers, one for each spacepoint: it holds one number an entry"
+    if len(numbers) < len(kinds):
+        raise DataError(problem, file=path, remedy="choose a branch with a list for every entry")
+    if has_rows(path) or repeats_events(names, path):
+        raise DataError(problem, file=path, remedy="read this file with --reader root-rows")

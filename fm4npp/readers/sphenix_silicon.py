@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import re
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 
 from fm4npp.errors import DataError
-from fm4npp.readers import npz
-from fm4npp.readers.base import Columns, Reader
-from fm4npp.readers.checks import NEW_COPY, check_required, decoding
+from fm4npp.readers import npz, small_npz, tar_stream
+from fm4npp.readers.base import WHOLE, Columns, Reader
+from fm4npp.readers.checks import check_required, decoding
 from fm4npp.readers.npz import Array
 
 SLOTS = 5
@@ -28,13 +23,12 @@ LAYER_OF_SLOT = np.array([0, 1, 2, 3, 5])
 SHAPES = {"track_vector": (3 * SLOTS,), "momentums": (3,), "origin_vertices": (3,), "ptypes": (), "energy": ()}
 """Array -> its shape after the axis of tracks."""
 HIT_COLUMNS = ("x", "y", "z", "track_id", "layer", "pdg", "px", "py", "pz")
-DECOMPRESS: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"\xfd7zXZ\x00": lzma.open,
-    b"BZh": bz2.open,
-}
-"""First bytes of a compressed archive -> what opens it."""
-BLOCK = 1 << 20
+SMALL = 1 << 20
+"""Bytes that no event file has."""
+FILES = 1000
+"""Files of a folder in a part."""
+MAX_DIGITS = 18
+"""Digits of a number that fits into 64 bits."""
 
 
 class SPHENIXSiliconNpz(Reader):
@@ -43,8 +37,9 @@ class SPHENIXSiliconNpz(Reader):
     A path is a tar archive (also .gz, .bz2, .xz; read as a stream, nothing is unpacked), a folder of `.npz`
     files, read in the order of their names, or one such file. Spacepoints go track by track, inside out, in cm;
     the slot value (0, 0, 0) means that the layer has no hit. `track_id` is the track's row, `event_id` the number
-    in the file's name (the place in the archive if it has none), `event_trigger` is 0 or 1. Momenta in GeV/c and
-    PDG codes are given for every spacepoint, and once more for every particle with vertex (cm) and energy (GeV).
+    in the file's name (the place in the archive if it has none), `source` that name, given for folders and archives,
+    `event_trigger` is 0 or 1. Momenta in GeV/c and PDG codes are given for every spacepoint, and once more for
+    every particle with vertex (cm) and energy (GeV).
     """
 
     registered_name: ClassVar[str] = "sphenix-silicon-npz"
@@ -63,14 +58,36 @@ class SPHENIXSiliconNpz(Reader):
         found = npz.names(first)
         return bool(re.fullmatch(r"event\d+\.npz", name)) if found is None else found >= {*SHAPES, "trigger"}
 
+    def parts(self, path: Path) -> Sequence[str]:
+        """See `Reader.parts`: a part of a folder is named by its first file; an archive is one part."""
+        return [file.name for file in _event_files(path)[::FILES]] or (WHOLE,) if path.is_dir() else (WHOLE,)
+
     def read(self, path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
         """See `Reader.read`. All columns are given."""
+        return self._events(path, _payloads(path), required)
+
+    def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
+        """See `Reader.read_part`."""
+        if part == WHOLE:
+            return self.read(path, required, optional)
+        files = _event_files(path)
+        first = next((place for place, file in enumerate(files) if file.name == part), None)
+        if first is None:
+            raise DataError(f"no file {part!r}", file=path, remedy="the folder has changed, start again")
+        return self._events(path, _contents(path, files[first : first + FILES], first), required)
+
+    def _events(
+        self, path: Path, payloads: Iterable[tuple[int, str, bytes]], required: Sequence[str]
+    ) -> Iterator[Columns]:
         check_required(required, HIT_COLUMNS, path)
-        index = -1
-        for index, (name, payload) in enumerate(_payloads(path)):
-            digits = re.search(r"\d+$", Path(name).stem)
-            yield {**_columns(payload, path, name), "event_id": int(digits[0]) if digits else index}
-        if index < 0:
+        is_empty = True
+        for place, name, payload in payloads:
+            is_empty = False
+            event = {**_columns(payload, path, name), "event_id": _event_id(name, place, path)}
+            if path.suffix != ".npz" or path.is_dir():
+                event["source"] = name
+            yield event
+        if is_empty:
             raise DataError("holds no .npz file", file=path, remedy="give the archive or folder of event files")
 
 
@@ -80,97 +97,58 @@ def _event_files(folder: Path) -> list[Path]:
 
 def _is_event(name: str) -> bool:
     """Whether a file is an event; hidden files are what some systems add to archives on their own."""
-    return name.endswith(".npz") and not Path(name).name.startswith(".")
+    return name.endswith(".npz") and not name.rpartition("/")[2].startswith(".")
 
 
-def _payloads(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every event file at `path`, in order."""
+def _event_id(name: str, place: int, path: Path) -> int:
+    digits = re.search(r"(\d+)\.npz$", name)
+    if digits and len(digits[1].lstrip("0")) > MAX_DIGITS:
+        raise DataError("the number in its name is too long", file=path, event=name, remedy="rename it")
+    return int(digits[1]) if digits else place
+
+
+def _payloads(path: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Place, name and bytes of every event file at `path`, in order."""
     if path.is_dir() or path.suffix == ".npz":
-        for file in _event_files(path) if path.is_dir() else [path]:
-            with decoding(path, event=file.name, remedy="make it readable"):
-                payload = file.read_bytes()
-            yield file.name, payload
+        yield from _contents(path, _event_files(path) if path.is_dir() else [path], 0)
         return
-    for tar, member in _members(path):
+    place = 0
+    for tar, member in tar_stream.members(path):
         if _is_event(member.name):
             with decoding(path, event=member.name):
-                payload = _content(tar, member)
-            yield member.name, payload
+                payload = tar_stream.content(tar, member)
+            yield place, member.name, payload
+            place += 1
+
+
+def _contents(path: Path, files: Sequence[Path], first: int) -> Iterator[tuple[int, str, bytes]]:
+    """Place, name and bytes of some files of a folder."""
+    for place, file in enumerate(files, first):
+        with decoding(path, event=file.name, remedy="make it readable"):
+            payload = file.read_bytes()
+        yield place, file.name, payload
 
 
 def _first_member(path: Path) -> tuple[str, IO[bytes] | None]:
     """Name and content of the first file of a tar archive; None if that is no event or `path` no archive."""
     try:
-        for tar, member in _members(path):
-            found = _is_event(member.name) and member.size < BLOCK
-            return Path(member.name).name, io.BytesIO(_content(tar, member)) if found else None
+        for tar, member in tar_stream.members(path):
+            found = _is_event(member.name) and member.size < SMALL
+            return Path(member.name).name, io.BytesIO(tar_stream.content(tar, member)) if found else None
     except Exception:  # damaged archives raise whatever the damage leads to
         pass
     return "", None
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file is not None else b""
-
-
-class _Tape:
-    """The bytes of an archive, read forward; remembers the last ones, because `tarfile` reads ahead."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._tail, self._position = stream, b"", 0
-
-    def read(self, size: int) -> bytes:
-        block = self._stream.read(size)
-        self._tail = (self._tail + block)[-4 * tarfile.RECORDSIZE :]
-        self._position += len(block)
-        return block
-
-    def ends_at(self, offset: int) -> bool:
-        """Whether nothing but the end mark of a tar archive, two blocks of zeros or more, follows from `offset`."""
-        rest = self._tail[offset - self._position + len(self._tail) :]
-        mark = 0
-        while rest and not rest.strip(b"\0"):
-            mark += len(rest)
-            rest = self._stream.read(BLOCK)
-        return not rest and mark >= 2 * tarfile.BLOCKSIZE
-
-
-@contextmanager
-def _decompressed(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("rb") as raw:
-        magic = raw.read(6)
-        raw.seek(0)
-        opener = next((opener for first, opener in DECOMPRESS.items() if magic.startswith(first)), None)
-        with raw if opener is None else opener(raw) as stream:
-            yield stream
-
-
-def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The regular files of a tar archive, read as a stream.
-
-    Raises:
-        DataError: if it is no tar archive, or a damaged one. `tarfile` takes a damaged header for the end of the
-            archive, and one that is cut off as well; therefore the end is checked here.
-    """
-    with decoding(path, "the archive"), _decompressed(path) as stream:
-        tape = _Tape(stream)
-        with tarfile.open(fileobj=tape, mode="r|") as tar:  # type: ignore[call-overload]
-            while (member := tar.next()) is not None:
-                tar.members.clear()
-                if member.isfile():
-                    yield tar, member
-            if not tape.ends_at(tar.offset):
-                raise DataError("the archive ends early or is damaged", file=path, remedy=NEW_COPY)
-
-
 def _columns(payload: bytes, path: Path, name: str) -> Columns:
     """One event file to columns, without `event_id`."""
-    with npz.open_archive(io.BytesIO(payload), path, name) as archive:
-        arrays = {key: npz.load(archive, key, path, name) for key in (*SHAPES, "trigger")}
-    count = len(np.atleast_1d(arrays["track_vector"]))
+    arrays = small_npz.load(payload, (*SHAPES, "trigger"), path, name)
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{key!r} holds {array.dtype}, not numbers", file=path, event=name)
+    count = arrays["track_vector"].shape[0] if arrays["track_vector"].ndim else 1
     for key, shape in SHAPES.items():
-        if count == arrays[key].size == 0:  # files without tracks hold some arrays as (0,)
+        if count == 0 and not arrays[key].size:  # files without tracks hold some arrays as (0,)
             arrays[key] = arrays[key].reshape(0, *shape)
         if arrays[key].shape != (count, *shape):
             problem = f"{key!r} has shape {arrays[key].shape}, not {(count, *shape)}"
@@ -181,12 +159,13 @@ def _columns(payload: bytes, path: Path, name: str) -> Columns:
 
 
 def _hits(arrays: dict[str, Array]) -> Columns:
-    positions = arrays["track_vector"].reshape(-1, SLOTS, 3)
-    track, slot = np.nonzero((positions != 0).any(axis=2))
-    x, y, z = positions[track, slot].T
-    px, py, pz = arrays["momentums"][track].T
+    slots = arrays["track_vector"].reshape(-1, 3)
+    place = np.flatnonzero(slots.any(axis=1))  # NaN counts as something
+    track, slot = np.divmod(place, SLOTS)
+    x, y, z = slots.take(place, axis=0).T
+    px, py, pz = arrays["momentums"].take(track, axis=0).T
     layer = LAYER_OF_SLOT[slot]
-    pdg = arrays["ptypes"][track]
+    pdg = arrays["ptypes"].take(track)
     return {"x": x, "y": y, "z": z, "track_id": track, "layer": layer, "pdg": pdg, "px": px, "py": py, "pz": pz}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
@@ -11,24 +10,24 @@ from typing import ClassVar
 import numpy as np
 
 from fm4npp.errors import DataError
-from fm4npp.event import PARTICLE_CLASSES
-from fm4npp.readers import npz
-from fm4npp.readers.base import Columns, Reader
+from fm4npp.readers import nested_zip, npz
+from fm4npp.readers.base import WHOLE, Block, Table
+from fm4npp.readers.blocks import BlockReader, blocks, by_column
 from fm4npp.readers.checks import NEW_COPY, check_required
-from fm4npp.readers.npz import Array
+from fm4npp.readers.tpcpp_files import LABELS, Shards, find_shards, is_shard
 
 POINTS = ("energy", "x", "y", "z")
 """Columns of `data` in a spacepoints file: summed ADC, then cm (arXiv 2509.05792)."""
-LABELS = {"track_id": "track_ids", "particle_class": "pid_labels", "is_noise": "noise_tags"}
-"""Label -> what stands for "spacepoints" in the name of the file that holds it."""
 
 
-class TPCppNpz(Reader):
+class TPCppNpz(BlockReader):
     """TPCpp-10M shards: `spacepoints*.npz` with `data` (rows of energy, x, y, z) and `size` (rows of each event).
 
-    A path is one spacepoints file, or a folder of them, read in the order of their numbers. Labels come from
-    the files beside it (`track_ids`, `pid_labels`, `noise_tags`, same suffix). Class indices are given as
-    stored: 0 other, 1 pion, 2 kaon, 3 proton, 4 electron. `event_id` counts the events of all shards.
+    A path is one spacepoints file, a folder of them, or the published zip archive, which is not unpacked; shards are
+    read in the order of their numbers. An archive with several splits is followed by the wanted one, as if it were a
+    folder: `TPCpp-10M.zip/labeled/train`. Labels come from the files beside a shard (`track_ids`, `pid_labels`,
+    `noise_tags`, same suffix) and are given as stored; classes are 0 other, 1 pion, 2 kaon, 3 proton, 4 electron.
+    `event_id` counts the events of a shard, `source` is the shard's name, given for folders and archives.
     Checked on files written to the documented layout of the release (Zenodo 10.5281/zenodo.16970029).
     """
 
@@ -36,49 +35,67 @@ class TPCppNpz(Reader):
 
     def recognises(self, path: Path) -> bool:
         """See `Reader.recognises`; a damaged archive is recognised by its name."""
-        if path.is_dir():
-            return bool(shards(path))
+        place, _ = nested_zip.split(path)
+        if place.is_dir():
+            return any(place.glob("spacepoints*.npz"))
+        if place.suffix == ".zip":
+            members = nested_zip.names(place) or ()
+            only_arrays = all(name.endswith(".npy") for name in members)  # the last shard of an archive that is cut off
+            return any(map(is_shard, members)) or (only_arrays and "tpcpp" in place.name.lower())
         if path.suffix != ".npz":
             return False
         found = npz.names(path)
         return path.name.startswith("spacepoints") if found is None else found == {"data", "size"}
 
-    def read(self, path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
-        """See `Reader.read`. Labels are read if they are asked for; a shard is never held in memory."""
-        paths = shards(path) if path.is_dir() else [path]
-        labels = _labels(paths, {*required, *optional})
+    def parts(self, path: Path) -> Sequence[str]:
+        """See `Reader.parts`: the shards."""
+        return _one_split(path).names if _holds_several(path) else (WHOLE,)
+
+    def read_blocks(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Block]:
+        """See `Reader.read_blocks`. Labels are read if they are asked for; a shard is never held in memory."""
+        shards = _one_split(path)
+        labels = _labels(shards, {*required, *optional})
         check_required(required, [*POINTS, *labels], path)
-        event_id = 0
-        for shard in paths:
-            for columns in _events(shard, {name: label_path(shard, name) for name in labels}):
-                yield {**columns, "event_id": event_id}
-                event_id += 1
+        return _blocks(shards, part or shards.names[0], labels, source=part)
+
+    def describe(self, path: Path) -> Sequence[Table]:
+        """See `Reader.describe`: the first shard and its labels, of every split."""
+        tables = []
+        for shards in find_shards(path).splits():
+            files = {shards.names[0]: ""} | {shards.label(shards.names[0], label): label for label in LABELS}
+            for name in filter(shards.holds, files):
+                with ExitStack() as stack:
+                    table = _Table(shards, name, stack)
+                columns = [files[name]] if files[name] else POINTS
+                tables.append(Table(name, table.num_rows, dict.fromkeys(columns, str(table.data.dtype))))
+        return tables
 
 
-def shards(folder: Path) -> list[Path]:
-    """The spacepoints files of a folder, ordered by number; one without a number comes first."""
-
-    def key(path: Path) -> tuple[int, str]:
-        number = re.search(r"\d+$", path.stem)
-        return (int(number[0]) if number else -1, path.name)
-
-    return sorted(folder.glob("spacepoints*.npz"), key=key)
-
-
-def label_path(shard: Path, label: str) -> Path:
-    """Where the label of a spacepoints file would be."""
-    return shard.with_name(shard.name.replace("spacepoints", LABELS[label], 1))
+def _one_split(path: Path) -> Shards:
+    shards = find_shards(path)
+    splits = shards.splits()
+    if len(splits) > 1:
+        places = [(shards.root / split.names[0]).parent for split in splits]
+        found = ", ".join(str(place.relative_to(shards.root)) for place in places)
+        raise DataError(f"one split is needed (found: {found})", file=path, remedy=f"give the path of one: {places[0]}")
+    return shards
 
 
-def _labels(paths: Sequence[Path], wanted: set[str]) -> list[str]:
+def _holds_several(path: Path) -> bool:
+    """Whether a path can hold several shards: a folder, or an archive or a folder in one."""
+    place, inside = nested_zip.split(path)
+    return place.is_dir() or (place.suffix == ".zip" and not inside.endswith(".npz"))
+
+
+def _labels(shards: Shards, wanted: set[str]) -> list[str]:
     """The wanted labels that all shards have; one that only some have is an error."""
     found = []
     for label in (name for name in LABELS if name in wanted):
-        absent = [path for path in paths if not (label_path(path, label).is_file() and "spacepoints" in path.name)]
-        if absent and len(absent) < len(paths):
+        absent = [name for name in shards.names if not (is_shard(name) and shards.holds(shards.label(name, label)))]
+        if absent and len(absent) < len(shards.names):
             raise DataError(
-                f"no {label_path(absent[0], label).name} beside it, though other shards of the folder have one",
-                file=absent[0],
+                f"no {Path(shards.label(absent[0], label)).name} beside it, though other shards have one",
+                file=shards.root / absent[0],
                 remedy="complete the download",
             )
         if not absent:
@@ -89,62 +106,55 @@ def _labels(paths: Sequence[Path], wanted: set[str]) -> list[str]:
 class _Table:
     """One file of a shard: `size`, and `data` as a stream."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self.path = path
-        archive = stack.enter_context(npz.open_archive(path, path))
-        self.sizes = npz.load(archive, "size", path)
-        self.data = stack.enter_context(npz.Member(archive, "data", path))
-        if self.sizes.ndim != 1 or self.sizes.dtype.kind not in "iu" or (self.sizes < 0).any():
-            raise DataError("`size` is not a list of numbers of spacepoints", file=path)
+    def __init__(self, shards: Shards, name: str, stack: ExitStack) -> None:
+        self.path = shards.root / name
+        archive = stack.enter_context(shards.open(name, stack))
+        sizes = npz.load(archive, "size", self.path)
+        self.data = stack.enter_context(npz.Member(archive, "data", self.path))
         self.num_rows = self.data.shape[0] if self.data.shape else 0
-        if (total := int(self.sizes.sum(dtype=np.int64))) != self.num_rows:
-            raise DataError(
-                f"`size` adds up to {total} but `data` has {self.num_rows} rows", file=path, remedy=NEW_COPY
-            )
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 0).any():
+            raise DataError("`size` is not a list of numbers of spacepoints", file=self.path)
+        total = sum(sizes.tolist())
+        if total != self.num_rows:
+            problem = f"`size` adds up to {total} but `data` has {self.num_rows} rows"
+            raise DataError(problem, file=self.path, remedy=NEW_COPY)
+        self.sizes = sizes.astype(np.int64)
 
 
-def _events(shard: Path, labels: Mapping[str, Path]) -> Iterator[Columns]:
+def _blocks(shards: Shards, name: str, labels: Sequence[str], source: str) -> Iterator[Block]:
     with ExitStack() as stack:
-        points = _Table(shard, stack)
-        if points.data.shape[1:] != (len(POINTS),) or points.data.dtype.kind != "f":
-            raise DataError(
-                f"`data` is {points.data.dtype} of shape {points.data.shape}, not rows of energy, x, y, z",
-                file=shard,
-                remedy="give the path of a spacepoints file",
-            )
-        tables = {name: _Table(path, stack) for name, path in labels.items()}
-        for table in tables.values():
-            _check_same_events(points, table)
-        for index, count in enumerate(points.sizes.tolist()):
-            rows = points.data.rows(count).astype(np.float32, copy=False)
-            columns: Columns = dict(zip(POINTS, rows.T, strict=True))
-            for name, table in tables.items():
-                columns[name] = _checked(name, table.data.rows(count), table.path, index)
-            yield columns
+        points = _Table(shards, name, stack)
+        _check_points(points)
+        tables = {label: _Table(shards, shards.label(name, label), stack) for label in labels}
+        for label, table in tables.items():
+            _check_label(label, table, points)
+        for start, stop in blocks(points.sizes):
+            sizes = points.sizes[start:stop]
+            num_rows = int(sizes.sum())
+            columns = by_column(POINTS, points.data.rows(num_rows))
+            columns |= {label: table.data.rows(num_rows) for label, table in tables.items()}
+            yield Block(columns, sizes, np.arange(start, stop), source)
         for table in (points, *tables.values()):
             table.data.end()
 
 
-def _check_same_events(points: _Table, labels: _Table) -> None:
+def _check_points(points: _Table) -> None:
+    data = points.data
+    if data.shape[1:] != (len(POINTS),) or data.dtype.kind != "f" or data.dtype.itemsize > 8:
+        raise DataError(
+            f"`data` is {data.dtype} of shape {data.shape}, not rows of energy, x, y, z",
+            file=points.path,
+            remedy="give the path of a spacepoints file",
+        )
+
+
+def _check_label(label: str, table: _Table, points: _Table) -> None:
     remedy = "the two files do not belong together"
     name = points.path.name
-    if labels.data.shape != (points.num_rows,):
-        problem = f"`data` has shape {labels.data.shape} but {name} has {points.num_rows} spacepoints"
-        raise DataError(problem, file=labels.path, remedy=remedy)
-    if not np.array_equal(labels.sizes, points.sizes):
-        raise DataError(f"`size` differs from that of {name}", file=labels.path, remedy=remedy)
-
-
-def _checked(label: str, values: Array, file: Path, event: int) -> Array:
-    """One event's label in its own type, if its values are what the layout allows."""
-    if values.dtype.kind not in "biu":
-        raise DataError(f"{label} is stored as {values.dtype}, not as integers", file=file, event=event)
-    limit = {"particle_class": len(PARTICLE_CLASSES), "is_noise": 2}.get(label)
-    if limit is not None and len(values) and not 0 <= values.min() <= values.max() < limit:
-        raise DataError(
-            f"{label} reaches from {values.min()} to {values.max()}, not from 0 to {limit - 1}",
-            file=file,
-            event=event,
-            remedy="this is not the label file of TPCpp-10M",
-        )
-    return values.astype(np.bool_ if label == "is_noise" else np.int64)
+    if table.data.shape != (points.num_rows,):
+        problem = f"`data` has shape {table.data.shape} but {name} has {points.num_rows} spacepoints"
+        raise DataError(problem, file=table.path, remedy=remedy)
+    if not np.array_equal(table.sizes, points.sizes):
+        raise DataError(f"`size` differs from that of {name}", file=table.path, remedy=remedy)
+    if table.data.dtype.kind not in "biu":
+        raise DataError(f"{label} is stored as {table.data.dtype}, not as integers", file=table.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,6 +15,9 @@ from fm4npp.serializers.radial import outwards_within
 
 NumBins = Annotated[int, Field(ge=1)]
 Edges = tuple[float, ...]
+
+FEW_EDGES = 16
+"""Up to this many inner edges of an axis, points are compared with every one of them."""
 
 
 def equal_count_edges(values: Array, num_bins: int, low: float, high: float) -> Edges:
@@ -114,11 +117,23 @@ def boxes(coordinates: Array, edges: tuple[Edges, ...], causal_axis: int) -> Arr
     Returns:
         (N,) box numbers, 0 the first box of the sequence.
     """
-    box = np.zeros(len(coordinates), dtype=np.int64)
+    columns = np.ascontiguousarray(coordinates.T, dtype=np.float64)
+    dtype = np.min_scalar_type(np.prod([len(axis) - 1 for axis in edges]))
+    box = np.zeros(len(coordinates), dtype=dtype)
     for axis in ((causal_axis - step) % 3 for step in range(3)):
-        inner = edges[axis][1:-1]
-        box = box * (len(inner) + 1) + np.searchsorted(inner, coordinates[:, axis], side="left")
-    return box.astype(np.min_scalar_type(np.prod([len(axis) - 1 for axis in edges])))
+        box *= dtype.type(len(edges[axis]) - 1)
+        box += _bins(columns[axis], edges[axis][1:-1], dtype)
+    return box
+
+
+def _bins(values: Array, inner: Edges, dtype: np.dtype[Any]) -> Array:
+    """(N,) values to how many of the inner edges lie below each; a few edges are counted faster than searched."""
+    if len(inner) > FEW_EDGES:
+        return np.searchsorted(inner, values, side="left").astype(dtype)
+    found = np.zeros(len(values), dtype=dtype)
+    for edge in inner:
+        found += values > edge
+    return found
 
 
 class RasterScan(Serializer):

@@ -66,9 +66,9 @@ def made_columns(detector: Detector, seed: int = 0) -> dict[str, Any]:
     events = [_made_columns(part, random) for part in parts]
     mixed = random.permutation(NUM_SPACEPOINTS * len(parts))
     columns = {}
-    for column in detector.columns:
-        given = [event.get(column.name, np.zeros(NUM_SPACEPOINTS)) for event in events]
-        columns[column.name] = np.concatenate(given)[mixed]
+    for name, required in detector.columns:
+        if required or any(name in event for event in events):
+            columns[name] = np.concatenate([event.get(name, np.zeros(NUM_SPACEPOINTS)) for event in events])[mixed]
     return {**columns, "event_id": 7}
 
 
@@ -243,7 +243,7 @@ def _check_refusals(detector: Detector, columns: Columns, names: list[str]) -> N
     for name in required:
         values = np.array(columns[name])
         if values.dtype.kind == "f":
-            values[0] = np.nan
+            values[:] = np.nan  # of all: in a combination only some spacepoints have the feature
             _check_fault(detector, {**columns, name: values}, name)
 
 
@@ -258,7 +258,7 @@ def _check_fault(detector: Detector, columns: Columns, name: str) -> None:
             f"{type(detector).__name__}: an event with NaN in {name!r} fails with {error!r}; raise a DataError"
         ) from error
     missing = [places for reason, places in event.left_out.items() if reason != OTHER_SUBSYSTEM]
-    said = any(0 in places for places in missing)
+    said = any(len(places) for places in missing)
     what = f"accepts an event with NaN in the required column {name!r}"
     _require(said, detector, f"{what}; raise a DataError, or leave the spacepoint out and say so in left_out")
 

@@ -82,6 +82,8 @@ def check_objective(
             _check_loss(fitted, _pack(cls, [alone]))
         empty = _loss(fitted, torch.zeros(0, fitted.output_size), _pack(cls, [targets[SIZES.index(0)]]))
         _require(empty.item() == 0, cls, "the loss of no spacepoints is not 0; divide by a count of at least 1")
+        for event, expected in zip(make_events(), targets, strict=True):
+            _check_indices(fitted, event, expected, geometry)
 
 
 def _require(condition: bool, cls: type, message: str) -> None:
@@ -155,6 +157,18 @@ def _check_permutation(objective: Objective, event: Spacepoints, expected: Targe
             f"the targets {name!r} of a spacepoint depend on the order of the input; use geometry.causal_rank, or say "
             "uses_order=True to the check if that is meant",
         )
+
+
+def _check_indices(objective: Objective, event: Spacepoints, expected: Targets, geometry: Geometry) -> None:
+    cls, size = type(objective), len(event.coordinates)
+    indices = objective.indices(event.coordinates, geometry)
+    if indices is None:
+        return
+    fitting = indices.ndim == 2 and len(indices) == size and indices.dtype.kind in "iu"
+    _require(fitting, cls, f"indices of {size} spacepoints are {indices.dtype} of shape {indices.shape}, not (N, m)")
+    again = objective.targets(*_arguments(event, geometry), indices=indices)
+    same = all(np.array_equal(again[name], values) for name, values in expected.items())
+    _require(same, cls, "the targets from stored indices differ from those without")
 
 
 def _pack(cls: type, targets: list[Targets]) -> dict[str, Tensor]:

@@ -83,11 +83,14 @@ class DataConfig(Strict):
         train: events files.
         validation: events files that choose the best weights; without any, the last weights are the best.
         fit_events: training events that the serializer and the objective are fitted to.
+        cache: folder where the order of the tokens and the neighbours of the spacepoints are kept, computed when they
+            are not there yet, about 60 bytes a spacepoint; by default they are computed every time. For pretraining.
     """
 
     train: Paths = Field(min_length=1)
     validation: Paths = ()
     fit_events: Count = 10_000
+    cache: Path | None = None
 
 
 class ModelConfig(Strict):
@@ -158,6 +161,8 @@ class AdaptConfig(Strict):
     def _check(self) -> AdaptConfig:
         if self.training.parameterization != "standard":
             raise ValueError("training.parameterization: heads are trained in the standard parameterization only")
+        if self.data.cache is not None:
+            raise ValueError("data.cache: keeps what pretraining needs, heads are trained on labels; leave it out")
         return self
 
 

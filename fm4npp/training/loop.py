@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from fm4npp.batch import EventBatch
-from fm4npp.data import EventDataset, loader, token_budget_batches
+from fm4npp.data import EventDataset, IndexCache, cached, loader, token_budget_batches
 from fm4npp.errors import CheckpointError, DataError, FM4NPPError
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor, collate
@@ -54,6 +55,7 @@ class Run:
         fingerprint: identifies the run; a saved state of another one is not resumed.
         report: called with every record that is logged.
         multipliers: parameter -> learning-rate multipliers of its rows; 1 where it is not named.
+        cache: folder of the `IndexCache`s of both sets, or None.
     """
 
     model: FM4NPPModel
@@ -67,6 +69,16 @@ class Run:
     fingerprint: str
     report: Callable[[Metrics], None] = field(default=lambda record: None)
     multipliers: Mapping[str, RowMultipliers] = field(default_factory=dict)
+    cache: Path | None = None
+
+    @cached_property
+    def stored(self) -> Mapping[EventDataset, IndexCache]:
+        """Order and neighbours of the events, if they are kept; computed first if they are not there yet."""
+        if self.cache is None:
+            return {}
+        sets = [dataset for dataset in (self.train, self.validation) if dataset is not None]
+        with processes().main_process_first():
+            return {data: cached(data, self.processor, self.cache) for data in sets}
 
 
 def processes() -> PartialState:
@@ -193,10 +205,11 @@ def _batches(run: Run, accelerator: Accelerator, done: int) -> Iterator[EventBat
 
 
 def _load(run: Run, dataset: EventDataset, batches: list[list[int]]) -> Iterator[EventBatch]:
-    def prepare(event: Any) -> Any:
-        return run.processor.prepare(event, targets=run.targets)
+    def prepare(event: Any, **stored: Any) -> Any:
+        return run.processor.prepare(event, targets=run.targets, **stored)
 
-    for batch in loader(dataset, batches, prepare, collate, num_workers=run.config.num_workers):
+    options: dict[str, Any] = {"num_workers": run.config.num_workers, "stored": run.stored.get(dataset)}
+    for batch in loader(dataset, batches, prepare, collate, **options):
         if not run.targets:
             run.model.require_labels(batch)
         yield batch

@@ -88,6 +88,7 @@ def pretrain(
         fingerprint=fingerprint(config, config.data),
         report=report,
         multipliers=multipliers,
+        cache=config.data.cache,
     )
     return train(run, resume=resume)
 
@@ -116,7 +117,8 @@ def check_folder(folder: Path, *, resume: bool) -> PartialState:
 def fingerprint(config: Strict, data: DataConfig) -> str:
     """Identifies a run by its configuration and the content of its files."""
     content = {str(path): sha256(path) for path in (*data.train, *data.validation)}
-    text = json.dumps({"config": config.model_dump(mode="json"), "data": content}, sort_keys=True)
+    values = config.model_dump(mode="json", exclude={"data": {"cache"}})  # what is kept there changes no result
+    text = json.dumps({"config": values, "data": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

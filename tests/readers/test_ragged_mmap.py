@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fm4npp import detectors, readers
 from fm4npp.errors import DataError
+from fm4npp.readers import ragged_mmap
 from tests.readers import writers
 
 READER = readers.build("ragged-mmap")
@@ -37,6 +38,22 @@ def test_a_split_gives_its_events_exactly(tmp_path_factory, sizes, seed):
     events = writers.read_all(READER, root, ("x", "energy"), ALL)
     assert len(events) == len(sizes)
     check(events, truth)
+
+
+def test_parts_give_what_the_whole_gives(tmp_path, monkeypatch):
+    truth = writers.authors_split(tmp_path, sizes=(3, 0, 1, 5, 0, 2, 0))
+    monkeypatch.setattr(ragged_mmap, "EVENTS", 3)
+    assert READER.parts(tmp_path) == ["0", "3", "6"]
+    check(writers.read_parts(READER, tmp_path, ("x",), ALL), truth)
+    check(writers.read_all(READER, tmp_path, ("x",), ALL), truth)
+    assert [event["event_id"] for event in READER.read_part(tmp_path, "3", ("x",), ())] == [3, 4, 5]
+
+
+def test_describe_lists_every_quantity(tmp_path):
+    writers.authors_split(tmp_path)
+    tables = {table.name: table for table in READER.describe(tmp_path)}
+    assert tables["seg_target_pretrain"] == ("seg_target_pretrain", 4, {"track_id": "int64"})
+    assert tables["features_pretrain"].columns["energy"] == "float32"
 
 
 def test_only_the_targets_asked_for_are_read(tmp_path):

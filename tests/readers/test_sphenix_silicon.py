@@ -1,6 +1,8 @@
+import contextlib
 import io
 import itertools
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from fm4npp import detectors, readers
 from fm4npp.errors import DataError
+from fm4npp.readers import sphenix_silicon
 from tests.readers import writers
 
 READER = readers.build("sphenix-silicon-npz")
@@ -55,6 +58,8 @@ def test_an_archive_gives_its_events_in_its_order(tmp_path, suffix):
     assert READER.recognises(path)
     events = writers.read_all(READER, path, ("x",))
     assert [event["event_id"] for event in events] == [17, 3, 20, 100]
+    assert [event["source"] for event in events] == [f"train_gt/{name}.npz" for name in arrays]
+    writers.assert_same_columns(writers.read_parts(READER, path, ("x",)), events)
     for event, truth in zip(events, arrays.values(), strict=True):
         check(event, truth)
     assert sorted(tmp_path.iterdir()) == [path]
@@ -69,6 +74,62 @@ def test_a_folder_gives_its_events_by_name(tmp_path):
     assert [event["event_id"] for event in events] == [3, 17, 20, 100]
     for event, name in zip(events, sorted(arrays), strict=True):
         check(event, arrays[name])
+        assert event["source"] == f"{name}.npz"
+
+
+def test_a_folder_is_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sphenix_silicon, "FILES", 3)
+    for name in ("a", "b1", "c", "d", "e9", "f", "g"):
+        (tmp_path / f"{name}.npz").write_bytes(writers.npz_bytes(writers.silicon_arrays(len(name))))
+    assert READER.parts(tmp_path) == ["a.npz", "d.npz", "g.npz"]
+    events = writers.read_parts(READER, tmp_path, ("x",))
+    writers.assert_same_columns(events, writers.read_all(READER, tmp_path, ("x",)))
+    assert [event["event_id"] for event in events] == [0, 1, 2, 3, 9, 5, 6]
+    (tmp_path / "d.npz").rename(tmp_path / "z.npz")
+    with pytest.raises(DataError, match=r"d\.npz"):
+        list(READER.read_part(tmp_path, "d.npz", ("x",), ()))
+
+
+@pytest.mark.parametrize("change", ["deflated", "comment", "big-endian", "column", "version 2", "order", "float32"])
+def test_archives_that_savez_would_write_otherwise(tmp_path, change):
+    arrays = writers.silicon_arrays(5, seed=3)
+    stored = dict(arrays)
+    if change == "big-endian":
+        stored = {name: values.astype(values.dtype.newbyteorder(">")) for name, values in arrays.items()}
+    if change == "column":
+        stored = {name: np.asfortranarray(values) if values.ndim else values for name, values in arrays.items()}
+    if change == "order":
+        stored = dict(reversed(arrays.items()))
+    if change == "float32":
+        arrays["track_vector"] = stored["track_vector"] = arrays["track_vector"].astype(np.float32)
+    path = tmp_path / "event7.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if change == "deflated" else zipfile.ZIP_STORED) as archive:
+        for name, values in stored.items():
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, values, version=(2, 0) if change == "version 2" else None)
+            archive.writestr(f"{name}.npy", stream.getvalue())
+        archive.comment = b"a comment" if change == "comment" else b""
+    (event,) = writers.read_all(READER, path, ("x",))
+    check(event, arrays)
+    assert event["x"].dtype == arrays["track_vector"].dtype
+
+
+def test_a_flipped_byte_gives_the_same_event_or_an_error(tmp_path):
+    arrays = writers.silicon_arrays(3, seed=1)
+    path = tmp_path / "event7.npz"
+    content = writers.npz_bytes(arrays)
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        with contextlib.suppress(DataError):
+            check(writers.read_all(READER, path, ("x",))[0], arrays)
+
+
+def test_a_number_too_long_for_an_event_id(tmp_path):
+    path = tmp_path / f"event{10**19}.npz"
+    path.write_bytes(writers.npz_bytes(writers.silicon_arrays(1)))
+    with pytest.raises(DataError, match="too long") as error:
+        writers.read_all(READER, path)
+    writers.assert_one_line(error, path)
 
 
 def test_only_a_zero_slot_is_missing(tmp_path):
@@ -85,8 +146,8 @@ def test_only_a_zero_slot_is_missing(tmp_path):
         *((1, layer) for layer in (0, 1, 3, 5)),
     ]
     assert np.isnan(event["y"]).sum() == 1
-    with pytest.raises(DataError, match="not finite"):
-        detectors.build("sphenix-silicon").event(event)
+    made = detectors.build("sphenix-silicon").event(event)
+    assert made.left_out["y is not finite"].tolist() == np.flatnonzero(np.isnan(event["y"])).tolist()
 
 
 def test_the_detector_makes_events_of_both_subsystems(tmp_path):
@@ -97,7 +158,7 @@ def test_the_detector_makes_events_of_both_subsystems(tmp_path):
         for columns in READER.read(path, ("x", "y", "z", "layer"), ("track_id", "pdg", "px", "py")):
             event = detector.event(columns)
             kept = (columns["layer"] >= layers[0]) & (columns["layer"] <= layers[1])
-            np.testing.assert_array_equal(event.positions[:, 0], columns["x"][kept].astype(np.float32))
+            np.testing.assert_array_equal(event.positions[:, 0], columns["x"][kept])
             np.testing.assert_array_equal(event.labels["track_id"], columns["track_id"][kept])
             np.testing.assert_array_equal(
                 event.labels["is_noise"], np.sqrt(columns["px"] ** 2 + columns["py"] ** 2)[kept] < 0.06
@@ -157,6 +218,8 @@ def test_a_damaged_event_is_named(tmp_path):
         ({"track_vector": np.zeros((4, 12))}, "'track_vector' has shape (4, 12), not (4, 15)"),
         ({"trigger": np.zeros(2)}, "'trigger'"),
         ({"energy": None}, "no array 'energy'"),
+        ({"trigger": np.array("yes")}, "'trigger' holds <U3"),
+        ({"momentums": np.zeros((4, 3), complex)}, "'momentums' holds complex128"),
         ({"ptypes": np.array([None] * 4, dtype=object)}, "pickle"),
     ],
 )

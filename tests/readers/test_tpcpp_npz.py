@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm4npp import detectors, readers
+from fm4npp import readers
+from fm4npp.data import read_events, write_events
 from fm4npp.errors import DataError
+from fm4npp.readers import npz
 from tests.readers import writers
 
 READER = readers.build("tpcpp-npz")
@@ -48,7 +50,12 @@ def test_a_folder_gives_its_shards_by_number(tmp_path):
     arrays = {suffix: writers.tpcpp(tmp_path, suffix, n, seed=len(suffix)) for suffix, n in sizes.items()}
     events = writers.read_all(READER, tmp_path, ("x",), LABELS)
     check(events, [event for suffix in ("", "_2", "_10") for event in expected(arrays[suffix], sizes[suffix])])
-    assert [event["event_id"] for event in events] == [0, 1, 2, 3, 4]
+    assert [event["event_id"] for event in events] == [0, 1, 0, 1, 0]
+    assert [event["source"] for event in events] == [
+        f"spacepoints{suffix}.npz" for suffix in ("", "", "_2", "_2", "_10")
+    ]
+    assert READER.parts(tmp_path) == ("spacepoints.npz", "spacepoints_2.npz", "spacepoints_10.npz")
+    writers.assert_same_columns(writers.read_parts(READER, tmp_path, ("x",), LABELS), events)
 
 
 def test_labels_are_optional_and_read_when_asked_for(tmp_path):
@@ -56,19 +63,129 @@ def test_labels_are_optional_and_read_when_asked_for(tmp_path):
     with pytest.raises(DataError, match="track_id") as error:
         writers.read_all(READER, tmp_path, ("x", "track_id"))
     writers.assert_one_line(error, tmp_path, "energy")
-    assert set(writers.read_all(READER, tmp_path, ("x",), LABELS)[0]) == {"energy", "x", "y", "z", "event_id"}
+    assert set(writers.read_all(READER, tmp_path, ("x",), LABELS)[0]) == {*"xyz", "energy", "event_id", "source"}
     writers.tpcpp(tmp_path)
     assert "is_noise" not in writers.read_all(READER, tmp_path, (), ("track_id",))[0]
 
 
-def test_the_detector_makes_events(tmp_path):
-    arrays = writers.tpcpp(tmp_path)
-    detector = detectors.build("sphenix-tpc")
-    wanted = [column.name for column in detector.columns]
-    events = [detector.event(columns) for columns in READER.read(tmp_path, wanted[:4], wanted[4:])]
-    assert [len(event) for event in events] == [3, 0, 1, 5]
-    np.testing.assert_array_equal(np.concatenate([event.positions for event in events]), arrays["spacepoints"][:, 1:])
-    np.testing.assert_array_equal(np.concatenate([event.features for event in events]), arrays["spacepoints"][:, :1])
+def same_events(events, truth):
+    for event, arrays in zip(events, truth, strict=True):
+        assert event.positions.dtype == np.float32
+        np.testing.assert_array_equal(event.positions, arrays["spacepoints"][:, 1:])
+        np.testing.assert_array_equal(event.features, arrays["spacepoints"][:, :1])
+        for label in LABELS:
+            np.testing.assert_array_equal(event.labels[label], arrays[FILES[label]])
+
+
+def test_values_survive_to_events_and_through_the_events_file(tmp_path):
+    sizes = (40, 0, 1, 90)
+    truth = expected(writers.tpcpp(tmp_path, sizes=sizes), sizes)
+    same_events(read_events(tmp_path, "sphenix-tpc"), truth)
+    write_events(read_events(tmp_path, "sphenix-tpc"), tmp_path / "events.parquet")
+    same_events(read_events(tmp_path / "events.parquet"), truth)
+
+
+def test_an_impossible_label_costs_its_spacepoint_only(tmp_path):
+    writers.tpcpp(tmp_path, sizes=(5,))
+    data = np.column_stack([np.full(5, 200), np.linspace(35, 70, 5), np.zeros(5), np.ones(5)]).astype(np.float32)
+    np.savez(tmp_path / "spacepoints_000.npz", data=data, size=[5])
+    np.savez(tmp_path / "track_ids_000.npz", data=np.arange(5, dtype=np.int16), size=[5])
+    np.savez(tmp_path / "pid_labels_000.npz", data=np.array([0, 1, 5, 2, 1]), size=[5])
+    np.savez(tmp_path / "noise_tags_000.npz", data=np.array([0, 1, 1, 1, 2], np.uint8), size=[5])
+    (event,) = read_events(tmp_path, "sphenix-tpc", max_rejected=1)
+    assert {reason: places.tolist() for reason, places in event.left_out.items()} == {
+        "particle_class is out of range": [2],
+        "is_noise is out of range": [4],
+    }
+    assert event.labels["track_id"].tolist() == [0, 1, 3]
+    assert event.labels["is_noise"].tolist() == [False, True, True]
+
+
+def test_double_precision_is_kept(tmp_path):
+    data = np.random.default_rng(0).normal(50, 1, (4, 4))
+    np.savez(tmp_path / "spacepoints.npz", data=data, size=[1, 3])
+    events = writers.read_all(READER, tmp_path)
+    np.testing.assert_array_equal(np.concatenate([event["y"] for event in events]), data[:, 2])
+    assert events[0]["y"].dtype == np.float64
+
+
+SPLITS = {"labeled/train": ("_000", "_001"), "labeled/test": ("",), "unlabeled": ("_000",)}
+
+
+@pytest.fixture
+def release(tmp_path):
+    """The published folders with two, one and one shards; the last without labels."""
+    folder = tmp_path / "release"
+    for seed, (split, suffixes) in enumerate(SPLITS.items()):
+        for suffix in suffixes:
+            writers.tpcpp(folder / split, suffix, (3, 0, 50), seed, labels=split != "unlabeled")
+    return folder
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("top", ["", "TPCpp-10M/"])
+def test_the_published_zip_reads_as_its_folders(tmp_path, release, compression, top):
+    path = writers.tpcpp_zip(tmp_path / "any name.zip", release, compression, top)
+    assert READER.recognises(path)
+    for split, suffixes in SPLITS.items():
+        place = path / top / split
+        labels = () if split == "unlabeled" else LABELS
+        events = writers.read_all(READER, place, ("x", *labels), LABELS)
+        assert READER.recognises(place)
+        assert READER.parts(place) == tuple(f"{top}{split}/spacepoints{suffix}.npz" for suffix in suffixes)
+        writers.assert_same_columns(writers.read_parts(READER, place, ("x",), LABELS), events)
+        unpacked = writers.read_all(READER, release / split, ("x",), LABELS)
+        writers.assert_same_columns(
+            events, [{**event, "source": f"{top}{split}/{event['source']}"} for event in unpacked]
+        )
+        shard = place / f"spacepoints{suffixes[0]}.npz"
+        alone = [{name: event[name] for name in event if name != "source"} for event in events[:3]]
+        writers.assert_same_columns(writers.read_all(READER, shard, ("x",), LABELS), alone)
+
+
+def test_a_zip_with_several_splits_needs_a_choice(tmp_path, release):
+    path = writers.tpcpp_zip(tmp_path / "TPCpp-10M.zip", release)
+    for read in (writers.read_all, writers.read_parts):
+        with pytest.raises(DataError) as error:
+            read(READER, path)
+        writers.assert_one_line(error, path, "labeled/test, labeled/train, unlabeled", f"{path}/labeled/test")
+    with pytest.raises(DataError, match="one split"):
+        writers.read_all(READER, path / "labeled")
+    with pytest.raises(DataError, match="no spacepoints"):
+        writers.read_all(READER, path / "labelled")
+    shutil.rmtree(release / "labeled")
+    assert len(writers.read_all(READER, writers.tpcpp_zip(tmp_path / "TPCpp-10M.zip", release))) == 3
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_zip_gives_the_same_events_or_an_error(tmp_path, compression):
+    writers.tpcpp(tmp_path / "train", sizes=(60, 5))
+    path = writers.tpcpp_zip(tmp_path / "TPCpp-10M.zip", tmp_path / "train", compression)
+    truth = writers.read_all(READER, path, ("x",), LABELS)
+    for _ in writers.truncations(path):
+        assert READER.recognises(path)
+        with pytest.raises(DataError) as error:
+            writers.read_all(READER, path, ("x",), LABELS)
+        writers.assert_one_line(error, path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 11):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
+        with contextlib.suppress(DataError):
+            events = writers.read_all(READER, path, ("x",), ())
+            writers.assert_same_columns(
+                events, [{name: event[name] for name in event if name not in LABELS} for event in truth]
+            )
+
+
+def test_describe_lists_every_split(tmp_path, release):
+    path = writers.tpcpp_zip(tmp_path / "TPCpp-10M.zip", release)
+    tables = {table.name: table for table in READER.describe(path)}
+    assert tables["labeled/train/spacepoints_000.npz"].columns == dict.fromkeys(("energy", "x", "y", "z"), "float32")
+    assert tables["labeled/test/noise_tags.npz"] == ("labeled/test/noise_tags.npz", 53, {"is_noise": "bool"})
+    assert "unlabeled/track_ids_000.npz" not in tables
+    assert [table.name for table in READER.describe(release / "unlabeled" / "spacepoints_000.npz")] == [
+        "spacepoints_000.npz"
+    ]
 
 
 def test_blocks_larger_than_the_buffer_and_columns_stored_by_column(tmp_path):
@@ -129,9 +246,9 @@ def test_a_damaged_shard_never_ends_quietly(tmp_path):
         ("track_ids", {"data": np.zeros(5, np.int64), "size": [3, 2]}, "differs from that of spacepoints_000.npz"),
         ("track_ids", {"data": np.zeros((5, 2), np.int64), "size": [5]}, "spacepoints_000.npz"),
         ("track_ids", {"data": np.zeros(5), "size": [5]}, "float64"),
-        ("pid_labels", {"data": np.array([0, 1, 5, 2, 1]), "size": [5]}, "from 0 to 5, not from 0 to 4"),
-        ("pid_labels", {"data": np.array([0, 1, -1, 2, 1]), "size": [5]}, "event 0"),
-        ("noise_tags", {"data": np.array([0, 1, 2, 1, 1]), "size": [5]}, "not from 0 to 1"),
+        ("noise_tags", {"data": np.array(["a"] * 5), "size": [5]}, "not as integers"),
+        ("track_ids", {"data": np.zeros(5, np.int64), "size": np.full(4, 2**63 + 2, np.uint64)}, "adds up to"),
+        ("spacepoints", {"data": np.zeros((5, 4), np.longdouble), "size": [5]}, "energy, x, y, z"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, stem, arrays, words):
@@ -189,9 +306,27 @@ def test_recognises_its_own_files_only(tmp_path):
     assert not READER.recognises(tmp_path / "empty")
 
 
-def test_a_shard_is_not_held_in_memory(tmp_path):
+def test_an_event_of_many_spacepoints(tmp_path):
+    sizes = (3, 200_000, 0, 70_000, 2)
+    data = np.random.default_rng(0).normal(size=(sum(sizes), 4)).astype(np.float32)
+    np.savez(tmp_path / "spacepoints.npz", data=data, size=sizes)
+    check(writers.read_all(READER, tmp_path), expected({"spacepoints": data}, sizes), ())
+
+
+def test_a_large_array_stored_by_column_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "LARGE", 1000)
+    np.savez(tmp_path / "spacepoints.npz", data=np.asfortranarray(np.zeros((100, 4), np.float32)), size=[100])
+    with pytest.raises(DataError, match="ascontiguousarray") as error:
+        writers.read_all(READER, tmp_path)
+    writers.assert_one_line(error, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "stored", "deflated"])
+def test_a_shard_is_not_held_in_memory(tmp_path, place):
     sizes = np.full(4000, 1000)
-    with zipfile.ZipFile(tmp_path / "spacepoints.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "spacepoints.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
             header, {"descr": "<f4", "fortran_order": False, "shape": (int(sizes.sum()), 4)}
@@ -202,8 +337,12 @@ def test_a_shard_is_not_held_in_memory(tmp_path):
                 member.write(bytes(16_000))
         with archive.open("size.npy", "w") as member:
             np.save(member, sizes)
+    path = folder / "spacepoints.npz"
+    if place != "file":
+        compression = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}[place]
+        path = writers.tpcpp_zip(tmp_path / "release.zip", folder, compression)
     tracemalloc.start()
-    count = sum(len(event["x"]) for event in READER.read(tmp_path / "spacepoints.npz", ("x",), ()))
+    count = sum(len(event["x"]) for event in READER.read(path, ("x",), ()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == sizes.sum()

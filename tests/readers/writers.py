@@ -3,6 +3,7 @@
 import io
 import struct
 import tarfile
+import zipfile
 
 import awkward as ak
 import numpy as np
@@ -19,11 +20,20 @@ def split(values, sizes):
     return np.split(values, np.cumsum(sizes)[:-1]) if len(sizes) else []
 
 
+def around_beam(generator, radius):
+    """Positions (*shape, 3) at radii of some shape, all around the beam and within |eta| < 0.9."""
+    phi, eta = generator.uniform(-np.pi, np.pi, radius.shape), generator.uniform(-0.9, 0.9, radius.shape)
+    return np.stack([radius * np.cos(phi), radius * np.sin(phi), radius * np.sinh(eta)], axis=-1)
+
+
 def tpcpp(folder, suffix="_000", sizes=(3, 0, 1, 5), seed=0, labels=True):
     """One shard of TPCpp-10M; returns its arrays by file stem."""
     generator = np.random.default_rng(seed)
     total = int(np.sum(sizes))
-    arrays = {"spacepoints": generator.normal(100, 50, (total, 4)).astype(np.float32)}
+    points = np.column_stack(
+        [generator.uniform(23, 6250, total), around_beam(generator, generator.uniform(31.4, 75.3, total))]
+    )
+    arrays = {"spacepoints": points.astype(np.float32)}
     if labels:
         arrays["track_ids"] = generator.integers(0, 9, total)
         arrays["pid_labels"] = generator.integers(0, 5, total).astype(np.int32)
@@ -32,6 +42,18 @@ def tpcpp(folder, suffix="_000", sizes=(3, 0, 1, 5), seed=0, labels=True):
     for stem, data in arrays.items():
         np.savez_compressed(folder / f"{stem}{suffix}.npz", data=data, size=np.asarray(sizes, np.int64))
     return arrays
+
+
+def tpcpp_zip(path, folder, compression=zipfile.ZIP_STORED, top=""):
+    """Everything in a folder as one zip archive, as the release is published, with what some systems add on their own.
+
+    The members lie in a folder `top` of the archive if one is given.
+    """
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, f"{top}{file.relative_to(folder)}")
+        archive.writestr("__MACOSX/._spacepoints_000.npz", b"metadata")
+    return path
 
 
 def mmap_array(folder, values):
@@ -89,7 +111,7 @@ def root_tree(path, trees):
 def silicon_arrays(tracks=4, seed=0, missing=0.2):
     """The arrays of one sPHENIX silicon event; about a fifth of the slots are missing hits."""
     generator = np.random.default_rng(seed)
-    slots = generator.normal(0, 5, (tracks, 5, 3))
+    slots = around_beam(generator, np.tile([2.5, 3.3, 4.1, 7.2, 9.7], (tracks, 1)))
     slots[generator.random((tracks, 5)) < missing] = 0
     return {
         "track_vector": slots.reshape(tracks, 15),
@@ -142,6 +164,20 @@ def truncations(path, counts=9):
             yield length
     finally:
         path.write_bytes(content)
+
+
+def read_parts(reader, path, required=(), optional=()):
+    """All events, part by part."""
+    return [event for part in reader.parts(path) for event in reader.read_part(path, part, required, optional)]
+
+
+def assert_same_columns(found, expected):
+    """Two lists of events have the same columns, types and values."""
+    for event, other in zip(found, expected, strict=True):
+        assert event.keys() == other.keys()
+        for name, values in event.items():
+            assert np.asarray(values).dtype == np.asarray(other[name]).dtype
+            np.testing.assert_array_equal(values, other[name])
 
 
 def read_all(reader, path, required=(), optional=()):
