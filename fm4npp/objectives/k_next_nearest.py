@@ -202,7 +202,7 @@ class KNextNearest(Objective):
             )
         if index.size and not 0 <= int(index.min()) <= int(index.max()) < num_points:
             raise DataError("neighbours outside the event", remedy="compute them again")
-        return index
+        return index.astype(np.int64, copy=False)
 
 
 def _single(coordinates: Array) -> Array:
@@ -210,11 +210,8 @@ def _single(coordinates: Array) -> Array:
 
 
 def _clear(values: Array, valid: Array) -> None:
-    """Set (N, k, c) values to 0 where (N, k) is false: in few rows, since only the last k can lack a neighbour."""
-    rows = np.flatnonzero(~valid.all(axis=1))
-    part = values[rows]
-    part[~valid[rows]] = 0
-    values[rows] = part
+    """Set contiguous (N, k, c) values to 0 where (N, k) is false."""
+    values.reshape(-1, values.shape[2])[np.flatnonzero(~valid)] = 0
 
 
 def _radii(points: Array, geometry: Geometry) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -95,21 +96,37 @@ def squared_distances(origins: Tensor, points: Tensor, periodic: tuple[bool, boo
     Returns:
         (R, C).
     """
-    squared: Tensor | None = None
-    for origin, point, wraps in zip(origins, points, periodic, strict=True):
-        difference = point - origin
-        if wraps:
-            difference -= (difference + 0.5).floor_()
-        difference *= difference
-        squared = difference if squared is None else squared.add_(difference)
-    assert squared is not None
+    squared = points[0] - origins[0]
+    _square(squared, periodic[0])
+    other = torch.empty_like(squared)
+    for axis in (1, 2):
+        torch.sub(points[axis], origins[axis], out=other)
+        squared += _square(other, periodic[axis])
     return squared
+
+
+def _square(difference: Tensor, wraps: bool) -> Tensor:
+    """In place, the shorter way round first if the axis wraps."""
+    if wraps:
+        difference -= (difference + 0.5).floor_()
+    difference *= difference
+    return difference
 
 
 def _smallest(squared: Tensor, k: int) -> Tensor:
     """The columns of the k smallest of every row, increasing; of equal ones at the end, the first."""
-    kth = squared.kthvalue(k, dim=1, keepdim=True).values
-    smaller, equal = squared < kth, squared == kth
-    wanted = k - smaller.sum(dim=1, keepdim=True)
-    chosen = smaller | (equal & (equal.cumsum(dim=1) <= wanted))
+    kth = _kth_value(squared, k)
+    chosen = squared <= kth
+    surplus = chosen.sum(dim=1, keepdim=True) - k
+    if surplus.any():
+        equal = squared == kth
+        last = equal.cumsum(dim=1) > equal.sum(dim=1, keepdim=True) - surplus
+        chosen &= ~(equal & last)
     return chosen.nonzero()[:, 1].view(-1, k)
+
+
+def _kth_value(squared: Tensor, k: int) -> Tensor:
+    """(R, C) to the k-th smallest of every row, (R, 1)."""
+    if squared.device.type == "cpu":  # NumPy's partition takes a tenth of the time
+        return torch.from_numpy(np.partition(squared.numpy(), k - 1, axis=1)[:, k - 1 : k])
+    return squared.kthvalue(k, dim=1, keepdim=True).values

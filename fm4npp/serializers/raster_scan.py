@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -122,17 +122,17 @@ def boxes(coordinates: Array, edges: tuple[Edges, ...], causal_axis: int) -> Arr
     box = np.zeros(len(coordinates), dtype=dtype)
     for axis in ((causal_axis - step) % 3 for step in range(3)):
         box *= dtype.type(len(edges[axis]) - 1)
-        box += _bins(columns[axis], edges[axis][1:-1], dtype)
+        box += _bins(columns[axis], edges[axis][1:-1]).astype(dtype, copy=False)
     return box
 
 
-def _bins(values: Array, inner: Edges, dtype: np.dtype[Any]) -> Array:
+def _bins(values: Array, inner: Edges) -> Array:
     """(N,) values to how many of the inner edges lie below each; a few edges are counted faster than searched."""
     if len(inner) > FEW_EDGES:
-        return np.searchsorted(inner, values, side="left").astype(dtype)
-    found = np.zeros(len(values), dtype=dtype)
+        return np.searchsorted(inner, values, side="left")
+    found = np.zeros(len(values), dtype=np.uint8)
     for edge in inner:
-        found += values > edge
+        found += (values > edge).view(np.uint8)
     return found
 
 
