@@ -110,7 +110,7 @@ class Geometry(BaseModel):
         """
         low, high = np.asarray(self.low), np.asarray(self.high)
         low, high = low - margin * (high - low), high + margin * (high - low)
-        x, y, z = np.asarray(positions, dtype=np.float64).reshape(-1, 3).T
+        x, y, z = np.array(np.asarray(positions).reshape(-1, 3).T, dtype=np.float64, order="C")
         with np.errstate(invalid="ignore", over="ignore"):
             if self.system == "cartesian":
                 inside = [(low[i] <= values) & (values <= high[i]) for i, values in enumerate((x, y, z))]

@@ -109,7 +109,8 @@ def test_inspect_knows_events_checkpoints_and_heads(run):
     assert events["spacepoints"] == sum(len(event) for event in read_events(run / "train.parquet"))
     assert summary("inspect", run / "model")["kind"] == "checkpoint"
     assert summary("inspect", run / "tracks")["name"] == "track-finding"
-    call("inspect", run, status=1)
+    (run / "nothing").mkdir()
+    assert "no known format" in call("inspect", run / "nothing", status=1).stderr
 
 
 def test_display_draws_truth_beside_prediction(run):

@@ -130,16 +130,50 @@ def convert(
 
 @command
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Events file, checkpoint folder or head folder.")],
+    path: Annotated[str, typer.Argument(help="Data file or folder, events file or its URL, checkpoint, or head.")],
+    detector: Annotated[
+        str | None, typer.Option(help="Read all of it with this detector, and count: registered name or YAML file.")
+    ] = None,
+    reader: ReaderOption = "auto",
+    events: Annotated[int | None, typer.Option(min=1, help="Only the first events.")] = None,
+    propose: Annotated[bool, typer.Option("--propose", help="Print a detector to start from, as YAML.")] = False,
+    objective: Annotated[
+        str | None, typer.Option(help="Share of this objective's targets that the scan has passed already.")
+    ] = None,
+    serializer: Annotated[str, typer.Option(help="The scan, with --objective.")] = "raster-scan",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what an events file, a checkpoint or a head holds: counts, ranges, labels, hashes."""
-    from fm4npp.cli import inspection
+    """Say what a file holds: tables and columns, counts, ranges, labels, hashes; which detectors read it.
 
-    if not path.exists():
+    Example: fm4npp inspect hits.root
+
+    A detector to start from: fm4npp inspect hits.root --propose > my_detector.yaml
+    """
+    from fm4npp.cli import inspection
+    from fm4npp.inspection import describe, inspect_events, inspect_scan, read_with
+    from fm4npp.inspection import propose as proposed
+    from fm4npp.readers.events_parquet import EventsParquet, is_url
+
+    place = Path(path)
+    if not is_url(path) and not place.exists():
         raise DataError("no such file or folder", file=path)
-    summary = inspection.folder(path) if path.is_dir() else inspection.events_file(path)
+    if propose:
+        if detector or objective:
+            raise ConfigurationError("--propose goes without --detector and --objective")
+        proposal = proposed(place, reader)
+        finish({"spec": proposal.spec, "yaml": proposal.yaml}, as_json, *proposal.yaml.splitlines())
+        return
+    stored = is_url(path) or (reader in ("auto", "events-parquet") and EventsParquet().recognises(place))
+    with progress("reading") as update:
+        if objective:
+            summary = inspect_scan(path, objective, serializer, detector, reader, events)
+        elif detector or (stored and events):
+            summary = read_with(path, detector, reader, events, update)
+        elif stored:
+            summary = inspect_events(path, update)
+        else:
+            summary = inspection.folder(place) if inspection.is_model(place) else describe(place, reader)
     finish(summary, as_json, *inspection.lines(summary))
 
 

@@ -1,71 +1,31 @@
-"""What `fm4npp inspect` says of events files, checkpoints and heads."""
+"""What `fm4npp inspect` prints of data files, events files, checkpoints and heads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from fm4npp.data import Accounting
 from fm4npp.errors import DataError
-from fm4npp.event import PARTICLE_CLASSES
 
 Summary = dict[str, Any]
 
+MANY_COLUMNS, FEW_COLUMNS = 24, 12
+"""Columns of a table that are all printed; else how many are."""
+MANY_TABLES = 6
+"""Tables that are printed."""
+LONG = 60
+"""Characters of a type that are printed."""
 
-def events_file(path: Path) -> Summary:
-    """Counts, ranges and labels of an events file (Parquet).
 
-    Raises:
-        DataError: for any other file.
-    """
-    from fm4npp.data import read_events
-    from fm4npp.files import sha256
-    from fm4npp.readers.events_parquet import read_metadata
+def is_model(path: Path) -> bool:
+    """Whether a path is the folder of a checkpoint or of a head."""
+    if not path.is_dir():
+        return False  # before torch is imported
+    from fm4npp.configuration import CONFIG_NAME
+    from fm4npp.pretrained import HEAD_CONFIG_NAME
 
-    metadata = read_metadata(path)
-    sizes, tracks = [], []
-    ranges: dict[str, tuple[float, float]] = {}
-    classes, noise, labelled = np.zeros(len(PARTICLE_CLASSES), dtype=np.int64), 0, 0
-    subsystems = np.zeros(max(len(metadata["subsystems"]), 1), dtype=np.int64)
-    for event in read_events(path):
-        sizes.append(len(event))
-        columns = dict(zip("xyz", event.positions.T, strict=True)) | {
-            name: event.feature(name) for name in event.feature_names
-        }
-        for name, values in columns.items():
-            if len(values):
-                low, high = ranges.get(name, (np.inf, -np.inf))
-                ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
-        subsystems += np.bincount(event.ids, minlength=len(subsystems))
-        if "track_id" in event.labels:
-            tracks.append(len(np.unique(event.labels["track_id"][event.labels["track_id"] >= 0])))
-        if "particle_class" in event.labels:
-            known = event.labels["particle_class"]
-            classes += np.bincount(known[known >= 0], minlength=len(classes))
-        if "is_noise" in event.labels:
-            noise += int(event.labels["is_noise"].sum())
-            labelled += len(event)
-    hits = int(sum(sizes))
-    summary: Summary = {
-        "kind": "events file",
-        "path": str(path),
-        "sha256": sha256(path),
-        **{key: metadata[key] for key in ("detector", "version", "features", "labels", "particles", "scalars")},
-        "events": len(sizes),
-        "empty_events": sizes.count(0),
-        "spacepoints": hits,
-        "spacepoints_per_event": {"mean": hits / len(sizes), "max": max(sizes)} if sizes else {},
-        "spacepoints_of": dict(zip(metadata["subsystems"], subsystems.tolist(), strict=False)),
-        "ranges": {name: list(values) for name, values in ranges.items()},
-    }
-    if tracks:
-        summary["tracks_per_event"] = {"mean": float(np.mean(tracks)), "max": int(max(tracks))}
-    if classes.any():
-        summary["particle_classes"] = dict(zip(PARTICLE_CLASSES, classes.tolist(), strict=True))
-    if labelled:
-        summary["noise_share"] = noise / labelled
-    return summary
+    return any((path / name).is_file() for name in (CONFIG_NAME, HEAD_CONFIG_NAME))
 
 
 def folder(path: Path) -> Summary:
@@ -108,14 +68,103 @@ def folder(path: Path) -> Summary:
     }
 
 
-def lines(summary: Summary, indent: str = "") -> list[str]:
-    """The summary as aligned text."""
+def lines(summary: Summary) -> list[str]:
+    """A summary as text for people."""
+    if "tables" in summary:
+        return _described(summary)
+    if summary["kind"] == "scan":
+        return _scanned(summary)
+    special = ("accounting", "content", "content_verified")
+    text = _aligned({key: value for key, value in summary.items() if key not in special})
+    text += accounted(summary["accounting"]) if "accounting" in summary else []
+    if summary.get("content_verified"):
+        hashes = summary["content"]
+        text.append(f"content verified: {hashes if isinstance(hashes, str) else f'{len(hashes)} files'}")
+    return text
+
+
+def accounted(accounting: Summary) -> list[str]:
+    """What became of everything that was read, in lines."""
+    counted = Accounting.from_dict(accounting)
+    text = [
+        f"events read: {counted.events_read} = {counted.events_used} used"
+        f" + {counted.rejected_events.total()} rejected; {counted.empty_events} empty",
+        f"spacepoints read: {counted.spacepoints_read} = {counted.spacepoints_used} used"
+        f" + {counted.rejected_spacepoints.total()} rejected"
+        + (f" + {counted.other_subsystems} of other subsystems" if counted.other_subsystems else ""),
+    ]
+    return text + [f"  {line}" for line in counted.lines() if "rejected" in line]
+
+
+def _described(summary: Summary) -> list[str]:
+    size = f", {summary['bytes']:,} bytes" if summary["bytes"] is not None else ""
+    text = [f"{summary['path']}: format {summary['reader']}{size}"]
+    for table in summary["tables"][:MANY_TABLES]:
+        text += ["", *_table(table)]
+    if (more := len(summary["tables"]) - MANY_TABLES) > 0:
+        text += ["", f"and {more} more tables (all with --json)"]
+    text += ["", *_detectors(summary)]
+    proposal = f"fm4npp inspect {summary['path']} --propose > my_detector.yaml"
+    return [*text, "", f"A detector to start from: {proposal}"]
+
+
+def _table(table: Summary) -> list[str]:
+    columns = {name or "(its only column)": kind for name, kind in table["columns"].items()}
+    rows = f"{table['rows']:,} rows, " if table["rows"] is not None else ""
+    text = [f"{table['name']}: {rows}{len(columns)} columns"]
+    shown = dict(list(columns.items())[: MANY_COLUMNS if len(columns) <= MANY_COLUMNS else FEW_COLUMNS])
+    width = max(map(len, shown), default=0)
+    text += [
+        f"  {name:<{width}}  {kind if len(kind) <= LONG else kind[: LONG - 3] + '...'}" for name, kind in shown.items()
+    ]
+    more = len(columns) - len(shown)
+    return text + ([f"  and {more} more (all with --json)"] if more > 0 else [])
+
+
+def _detectors(summary: Summary) -> list[str]:
+    found = summary["detectors"]
+    text = ["No registered detector makes events of it."] if not found else []
+    text += [f"  The nearest is {near['detector']}: {near['error']}" for near in summary["nearest"]]
+    for trial in found[:1]:
+        text += [f"Read by --detector {trial['detector']}; its first events:", *(f"  {line}" for line in _trial(trial))]
+    if others := [f"{trial['detector']} ({trial['spacepoints']} spacepoints)" for trial in found[1:]]:
+        text.append(f"Columns of the same names are also read by {', '.join(others)}: choose what wrote the file.")
+    if summary["not_tried"]:
+        text.append(f"Not tried, as opening the file takes long: {', '.join(summary['not_tried'])}")
+    return text
+
+
+def _trial(trial: Summary) -> list[str]:
+    per_event = trial["spacepoints_per_event"]
+    accounting = Accounting.from_dict(trial["accounting"])
+    left_out = accounting.spacepoints_read - accounting.spacepoints_used
+    text = [
+        f"{trial['events']} events, {trial['spacepoints']} spacepoints ({_plain(per_event['mean'])} an event); "
+        f"{left_out} left out, {trial['share_outside_bounds']:.1%} of the rest outside the bounds",
+        "; ".join(f"{name} {_plain(low)} to {_plain(high)}" for name, (low, high) in trial["ranges"].items()),
+    ]
+    tracks = f"; {_plain(trial['tracks_per_event']['mean'])} tracks an event" if "tracks_per_event" in trial else ""
+    return [*text, f"labels: {', '.join(trial['labels']) or 'none'}{tracks}"]
+
+
+def _scanned(summary: Summary) -> list[str]:
+    without = summary["spacepoints_without_target"]
+    return [
+        f"{summary['path']}: {summary['objective']['type']} behind {summary['serializer']}, fitted to "
+        f"{summary['events']} events of {summary['detector']}",
+        f"targets that the scan has passed already: {summary['passed_share']:.2%}",
+        f"targets a spacepoint: {summary['targets_per_spacepoint']:.4g} in the mean; "
+        f"{without} of {summary['spacepoints']} spacepoints have none",
+    ]
+
+
+def _aligned(summary: Summary, indent: str = "") -> list[str]:
     width = max((len(key) for key in summary), default=0)
     text = []
     for key, value in summary.items():
         if isinstance(value, dict):
-            text += [f"{indent}{key}", *lines(value, indent + "  ")] if value else []
-        else:
+            text += [f"{indent}{key}", *_aligned(value, indent + "  ")] if value else []
+        elif value is not None:
             text.append(f"{indent}{key:<{width}}  {_plain(value)}")
     return text
 

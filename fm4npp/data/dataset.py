@@ -10,17 +10,16 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fm4npp import readers
 from fm4npp.errors import DataError, FM4NPPError, first_line
 from fm4npp.event import Event
 from fm4npp.readers import events_parquet, events_schema
+from fm4npp.readers.checks import check_required
 
 datasets.disable_progress_bars()
 
@@ -60,16 +59,37 @@ class EventDataset(Dataset[Event]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Event:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = self.part(index)
-        row = self._parts[part][index - self.starts[part]]
-        metadata = self._metadata[part]
-        try:
-            columns = _first_row(row, metadata, self.paths[part])
-            return events_schema.event(columns, metadata)
-        except DataError as error:
-            raise error.at(file=self.paths[part]) from error
+        (event,) = self.__getitems__([index])
+        return event
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Event]:
+        """Several events at once, which is faster than one by one; loaders call it.
+
+        Raises:
+            DataError: if one of them cannot be read.
+        """
+        if bad := [index for index in indices if not 0 <= index < len(self)]:
+            raise IndexError(bad[0])
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            places.setdefault(self.part(index), []).append(place)
+        found: dict[int, Event] = {}
+        for part, own in places.items():
+            found |= zip(own, self._events(part, [indices[place] - self.starts[part] for place in own]), strict=True)
+        return [found[place] for place in range(len(indices))]
+
+    def _events(self, part: int, rows: list[int]) -> Iterator[Event]:
+        path, metadata = self.paths[part], self._metadata[part]
+        table = self._parts[part][rows]
+        lists, scalars = events_schema.columns_of(metadata)
+        check_required([*lists, *scalars], table.column_names, path)
+        table = table.take(np.arange(len(rows))) if table["x"].num_chunks == 1 else table.combine_chunks()
+        for batch in table.to_batches():  # of a copy: a slice would drag the values of its neighbours along
+            events_parquet.check_batch(batch, lists, path)
+            for outcome in events_schema.events(batch, metadata, path):
+                if isinstance(outcome, DataError):
+                    raise outcome.at(file=path)
+                yield outcome
 
     def part(self, index: int) -> int:
         """Which of `paths` an event is in."""
@@ -80,13 +100,8 @@ class EventDataset(Dataset[Event]):
         return str(self._metadata[part]["detector"])
 
     def __iter__(self) -> Iterator[Event]:
-        return (self[index] for index in range(len(self)))
-
-
-def _first_row(table: pa.Table, metadata: events_schema.Metadata, path: str | Path) -> readers.Columns:
-    lists, scalars = events_schema.columns_of(metadata)
-    (batch,) = table.combine_chunks().to_batches()
-    return next(events_parquet.rows(batch, lists, scalars, path))
+        for start in range(0, len(self), events_parquet.ROWS):
+            yield from self.__getitems__(range(start, min(start + events_parquet.ROWS, len(self))))
 
 
 def _load_parquet(path: str | Path) -> Any:
@@ -142,15 +157,23 @@ class _Prepared(Dataset[Any]):
     def __init__(self, dataset: Dataset[Event], prepare: Callable[..., Any], stored: Stored | None) -> None:
         self.dataset, self.prepare, self.stored = dataset, prepare, stored
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         try:
-            event = self.dataset[index]
-            try:
-                return self.prepare(event, **(self.stored(index) if self.stored is not None else {}))
-            except DataError as error:
-                raise error.at(file=event.source or None, event=event.event_id) from error
+            return [self._prepared(*pair) for pair in zip(indices, _several(self.dataset, indices), strict=True)]
         except FM4NPPError as error:
-            return error
+            return [error]
+
+    def _prepared(self, index: int, event: Event) -> Any:
+        try:
+            return self.prepare(event, **(self.stored(index) if self.stored is not None else {}))
+        except DataError as error:
+            raise error.at(file=event.source or None, event=event.event_id) from error
+
+
+def _several(dataset: Dataset[Event], indices: Sequence[int]) -> list[Event]:
+    if isinstance(dataset, EventDataset):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
 
 
 class _Collated:

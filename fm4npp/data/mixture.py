@@ -94,7 +94,7 @@ class Mixture(Stream):
         return self._events()
 
     def _events(self) -> Iterator[Event]:
-        generator = np.random.default_rng([self.seed, self.epoch, self.share[0]])
+        generator = np.random.default_rng([3, self.seed, self.epoch, self.share[0]])
         left = [True] * len(self.streams)
         if self._draws is not None:
             generator.bit_generator.state, left = self._draws["generator"], list(self._draws["left"])

@@ -151,10 +151,11 @@ class EventStream(Stream):
     def set_epoch(self, epoch: int) -> None:
         """See `Stream.set_epoch`."""
         self.epoch, self._position, self._resumed = epoch, _beginning(), False
+        self._accounting = Accounting()
 
     def state_dict(self) -> State:
         """See `Stream.state_dict`."""
-        return {"stream": self._identity(), "epoch": self.epoch, **self._position}
+        return {"stream": self._identity(), "epoch": self.epoch, **self._position, "counted": _counts(self._accounting)}
 
     def load_state_dict(self, state: State) -> None:
         """See `Stream.load_state_dict`."""
@@ -162,7 +163,7 @@ class EventStream(Stream):
             raise ConfigurationError("the state of a stream of other files, settings, processes or workers")
         self.epoch, self._resumed = state["epoch"], True
         self._position = {key: state[key] for key in _beginning()}
-        self._accounting = Accounting.from_dict(copy.deepcopy(state["accounting"]))
+        self._accounting = Accounting.from_dict(copy.deepcopy(state["counted"]))
 
     def __iter__(self) -> Iterator[Event]:
         if not self._resumed:
@@ -179,7 +180,7 @@ class EventStream(Stream):
         screened = self._accounting.screen(outcomes, self.max_rejected, at_the_end=alone)
         done, count = position["given"], 1
         while count:
-            start = {"shard": place[0], "event": place[1], "accounting": copy.deepcopy(self._accounting.as_dict())}
+            start = {"shard": place[0], "event": place[1], "accounting": _counts(self._accounting)}
             count = 0
             for count, event in enumerate(self._block(screened, place), 1):
                 if count > done:
@@ -192,7 +193,7 @@ class EventStream(Stream):
         """The next events: a buffer of them, shuffled; or as they come."""
         if self.seed is None:
             return islice(events, self.buffer)
-        generator = np.random.default_rng([self.seed, self.epoch, self.share[0], *place])
+        generator = np.random.default_rng([2, self.seed, self.epoch, self.share[0], *place])
         block: list[Event] = []
         size = 0
         for event in events:
@@ -206,7 +207,7 @@ class EventStream(Stream):
         """All of this share from a place on (shard of the share, event of the shard), which is kept up to date."""
         order = np.arange(len(self.shards))
         if self.seed is not None:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+            np.random.default_rng([1, self.seed, self.epoch]).shuffle(order)  # 1, 2, 3: other numbers for every use
         mine = divided(len(order), *self.share)
         while place[0] < len(mine):
             index, step, offset = mine[place[0]]
@@ -228,3 +229,8 @@ class EventStream(Stream):
 
 def _beginning() -> State:
     return {"shard": 0, "event": 0, "given": 0, "accounting": Accounting().as_dict()}
+
+
+def _counts(accounting: Accounting) -> State:
+    counts = accounting.as_dict()
+    return {**counts, "examples": dict(counts["examples"])}

@@ -98,7 +98,8 @@ class EventWriter:
         except DataError as error:
             raise error.at(file=event.source or None) from error
         self._events.append(event)
-        self._own.use(event)
+        if self._accounting is self._own:
+            self._own.use(event)
         self.num_events += 1
         self.num_spacepoints += len(event)
         if len(self._events) >= ROWS_PER_GROUP:
@@ -124,9 +125,8 @@ class EventWriter:
     def _open(self, event: Event) -> None:
         self._metadata = events_schema.metadata_of(event, __version__)
         self._schema = events_schema.schema(self._metadata, event)
-        text = [field.name for field in self._schema if pa.types.is_string(field.type)]
         self._writer = pq.ParquetWriter(
-            self._temporary, self._schema, compression="zstd", use_dictionary=text, write_page_checksum=True
+            self._temporary, self._schema, write_page_checksum=True, **_encoding(self._schema)
         )
 
     def _flush(self) -> None:
@@ -155,6 +155,19 @@ class EventWriter:
             "content": self._hash.hexdigest(),
         }
         self._writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(self.summary, ensure_ascii=False).encode()})
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are stored: measurements hardly shrink, so quickly; labels have few values, so by a dictionary."""
+    compression, few_values = {}, []
+    for field in schema:
+        is_list = pa.types.is_list(field.type)
+        name = f"{field.name}.list.element" if is_list else field.name
+        measured = is_list and pa.types.is_floating(field.type.value_type)
+        compression[name] = "lz4" if measured else "zstd"
+        if (is_list and pa.types.is_integer(field.type.value_type)) or pa.types.is_string(field.type):
+            few_values.append(name)
+    return {"compression": compression, "use_dictionary": few_values}
 
 
 def write_events(events: Iterable[Event], path: str | Path) -> int:

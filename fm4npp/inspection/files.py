@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,8 @@ from fm4npp.detectors import Detector
 from fm4npp.errors import DataError, FM4NPPError
 from fm4npp.inspection.statistics import Statistics
 from fm4npp.readers import Reader, Table
+from fm4npp.readers.checks import one_line
+from fm4npp.readers.events_parquet import read_metadata
 
 Summary = dict[str, Any]
 
@@ -40,12 +42,14 @@ class Trial:
         accounting: what was read and left out.
         statistics: of the events.
         error: why it cannot be read; "" if it can.
+        rank: how well it suits the format by names, see `_rank`.
     """
 
     detector: str
     accounting: Accounting = field(default_factory=Accounting)
     statistics: Statistics = field(default_factory=Statistics)
     error: str = ""
+    rank: tuple[bool, int] = (False, 0)
 
     @property
     def fits(self) -> bool:
@@ -56,12 +60,10 @@ class Trial:
         return not self.error and self.statistics.spacepoints > 0 and few and self.statistics.share_outside < INSIDE
 
     @property
-    def merit(self) -> tuple[float, int]:
-        """How much of the file it explains: spacepoints within its bounds, then features and labels."""
-        inside = self.statistics.spacepoints - self.statistics.outside
-        return inside / max(self.accounting.spacepoints_read, 1), len(self.statistics.ranges) + len(
-            self.statistics.labels
-        )
+    def merit(self) -> tuple[bool, float, int]:
+        """Whether it is made for the format; share of spacepoints within its bounds; number of features and labels."""
+        inside = (self.statistics.spacepoints - self.statistics.outside) / max(self.accounting.spacepoints_read, 1)
+        return self.rank[0], inside, len(self.statistics.ranges) + len(self.statistics.labels)
 
     def as_dict(self) -> Summary:
         """A JSON object."""
@@ -93,7 +95,7 @@ def describe(path: Path, reader_name: str = "auto", *, seconds: float = TRIED_SE
     tables = list(reader.describe(path))
     trials, not_tried = _trials(path, reader, tables, seconds)
     fitting = sorted((trial for trial in trials if trial.fits), key=lambda trial: trial.merit, reverse=True)
-    nearest = [trial for trial in trials if trial.error or trial.accounting.rejected_events][:1]
+    nearest = [trial for trial in trials if any(trial.rank) and (trial.error or trial.accounting.rejected_events)][:1]
     return {
         "kind": "data",
         "path": str(path),
@@ -108,8 +110,8 @@ def describe(path: Path, reader_name: str = "auto", *, seconds: float = TRIED_SE
 
 
 def read_with(
-    path: Path,
-    detector: str,
+    path: str | Path,
+    detector: str | None,
     reader: str = "auto",
     events: int | None = None,
     progress: Callable[[int], None] = lambda num_events: None,
@@ -118,7 +120,7 @@ def read_with(
 
     Args:
         path: file or folder of any known format.
-        detector: a registered name or a YAML file.
+        detector: a registered name or a YAML file; an events file of a registered detector says so itself.
         reader: a registered format, in place of recognising it.
         events: number of events to read; all by default.
         progress: called with the number of events so far.
@@ -128,7 +130,7 @@ def read_with(
         ConfigurationError: if there is no such detector.
     """
     source = Source.of(path, detector, reader=reader)
-    chosen = source.detector or detectors.load(detector)
+    chosen = source.detector or detectors.load(detector or read_metadata(path)["detector"])
     trial = read(source, chosen, events, progress)
     return {
         "kind": "data",
@@ -163,36 +165,52 @@ def read(
 
 
 def _trials(path: Path, reader: Reader, tables: Sequence[Table], seconds: float) -> tuple[list[Trial], list[str]]:
-    """Detectors tried, those that ask for most of what the file describes first, and names of those not tried."""
-    candidates = []
-    for name in detectors.names():
-        try:
-            if name not in TYPES:
-                candidates.append(detectors.build(name).reading(reader.registered_name))
-        except FM4NPPError:  # a plug-in that is broken, or that needs fields
-            continue
-    described = {_own(column) for table in tables for column in table.columns}
-    candidates.sort(key=lambda detector: -_overlap(detector, described))
-    start, trials = time.monotonic(), []
-    for place, detector in enumerate(candidates):
+    """Detectors tried, those that suit the file best by names first, and names of those not tried."""
+    described = {name for table in tables for column in table.columns for name in _called(column)}
+    ranked = [(_rank(detector, reader, described), detector) for detector in _candidates()]
+    ranked.sort(key=lambda pair: pair[0], reverse=True)
+    start = time.monotonic()
+    trials: list[Trial] = []
+    for place, (rank, detector) in enumerate(ranked):
         if time.monotonic() - start > seconds:
-            return trials, sorted(other.name for other in candidates[place:])
-        try:
-            trials.append(read(Source(path, reader, detector), detector, TRIED_EVENTS))
-        except FM4NPPError as error:
-            trials.append(Trial(detector.name, error=str(error)))
+            return trials, sorted(other.name for _, other in ranked[place:])
+        trials.append(_trial(path, reader, detector.reading(reader.registered_name), described))
+        trials[-1].rank = rank
     return trials, []
 
 
-def _overlap(detector: Detector, described: set[str]) -> int:
-    """Columns of a detector that a file describes, required ones counting most."""
-    names = [(column.required, _own(column.name) in described) for column in detector.columns]
-    return sum(found * (1 + 99 * required) for required, found in names)
+def _trial(path: Path, reader: Reader, detector: Detector, described: set[str]) -> Trial:
+    required = [column.name for column in detector.columns if column.required]
+    missing = [name for name in required if not described & _called(name)]
+    if reader.generic and described and missing:  # known without opening the file, which may take seconds
+        return Trial(detector.name, error=f"no column {', '.join(missing)}")
+    try:
+        return read(Source(path, reader, detector), detector, TRIED_EVENTS)
+    except Exception as error:  # a plug-in's detector may raise anything on files of others
+        return Trial(detector.name, error=one_line(error))
 
 
-def _own(column: str) -> str:
-    """The last part of a column's name, without the index of a fixed-size array."""
-    return re.sub(r"\[.*", "", column.rpartition("/")[2].partition(".")[0]).lower()
+def _candidates() -> Iterator[Detector]:
+    for name in detectors.names():
+        try:
+            if name not in TYPES:
+                yield detectors.build(name)
+        except FM4NPPError:  # a plug-in that is broken, or that needs fields
+            continue
+
+
+def _rank(detector: Detector, reader: Reader, described: set[str]) -> tuple[bool, int]:
+    """Whether detector and format name each other; columns that the file describes, required ones counting most."""
+    name = reader.registered_name
+    own = name.startswith(detector.name) or (not reader.generic and name in getattr(detector, "formats", ()))
+    found = [column for column in detector.reading(name).columns if described & _called(column.name)]
+    return own, sum(100 if column.required else 1 for column in found)
+
+
+def _called(column: str) -> set[str]:
+    """What a column may be called: its last part, and of a dotted one both ends, without an index, lower case."""
+    own = re.sub(r"\[.*", "", column.rpartition("/")[2]).rstrip(".").lower()
+    return {own, own.partition(".")[0], own.rpartition(".")[2]}
 
 
 def _reason(trial: Trial) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ SECTORS = 8
 """Parts of the circle that spacepoints around the beam are in."""
 LONG_TAIL = 10.0
 """A quantity whose largest values are this many times its median has a long tail."""
+MUCH = 3
+"""An id that means "no track" has this many times the spacepoints of any track."""
 MOST_LAYERS = 200
 """More than this are no layers."""
 
@@ -87,13 +90,21 @@ def _significant(value: float, digits: int = 4) -> float:
 
 
 def no_track(ids: Array) -> int | None:
-    """Track ids (N,) to the one that seems to mean "no track": -1 if it is there, 0 if it is the most frequent."""
+    """The id that seems to mean "no track".
+
+    Args:
+        ids: (N,) of the spacepoints of many events.
+
+    Returns:
+        -1 if it is the only id below 0; else 0 or -1 if it has `MUCH` more spacepoints than any other id; else None.
+    """
     values, counts = np.unique(ids[np.isfinite(ids)], return_counts=True)
-    if not len(values):
-        return None
-    if -1 in values:
+    if values[values < 0].tolist() == [-1]:
         return -1
-    return 0 if values[np.argmax(counts)] == 0 and len(values) > 1 else None
+    most = int(np.argmax(counts)) if len(values) > 1 else None
+    if most is None or values[most] not in (0, -1):
+        return None
+    return int(values[most]) if counts[most] >= MUCH * np.delete(counts, most).max() else None
 
 
 def layers(numbers: Array, radii: Array) -> tuple[float, ...] | None:
@@ -114,4 +125,4 @@ def layers(numbers: Array, radii: Array) -> tuple[float, ...] | None:
     if (high[order][:-1] >= low[order][1:]).any():
         return None
     rounded = tuple(_significant(radius, 5) for radius in middle[order].tolist())
-    return rounded if all(a < b for a, b in zip(rounded, rounded[1:], strict=False)) else None
+    return rounded if all(a < b for a, b in pairwise(rounded)) else None

@@ -26,12 +26,12 @@ MEMBERS: Mapping[str, tuple[str, str, str]] = {
 }
 """Classes that hold a position -> the members that are x, y and z (ROOT reference)."""
 
-NO_POSITION = frozenset(
-    "p mom momentum momenta tp gp dp u v vtx vert vertex gv tv prod production origin start end begin pca poca "
-    "e err error sigma cov d delta rms unc var res residual b field n norm normal dir direction cos slope a s".split()
+NO_POSITION = re.compile(
+    "p|mom|momentum|momenta|tp|gp|dp|u|v|gv|tv|vtx|vert|vertex|prod|production|origin|start|begin|end|pca|poca|e|err"
+    "|error|sigma|cov|d|delta|rms|unc|var|res|residual|b|field|n|norm|normal|dir|direction|cos|slope|a|s"
 )
 """Words beside x, y, z that say that something else is meant: momenta, vertices, errors, directions, fields."""
-TRUE = frozenset("t g true truth mc gen sim".split())
+TRUE = re.compile("t|g|true|truth|mc|gen|sim")
 """Words beside x, y, z that say that true positions, and not measured ones, are meant."""
 GROUP = re.compile(r"(?:pos|position|point|coord|coords|coordinate|coordinates|loc|location)[._/]?$|f$", re.IGNORECASE)
 """What stands before x, y, z and not before the other quantities of the same spacepoints."""
@@ -56,12 +56,17 @@ SPACEPOINT: Mapping[str, tuple[str, ...]] = {
 """Quantity of a spacepoint -> names of its column, the best first; without capitals and `_ . /`."""
 EVENT = re.compile(r"i?(event|evt|evnt|ev)(id|no|nr|num|number|index)?")
 """Names of a column with the number of the event."""
-PARTICLES = re.compile(r"(mcparticles?|simparticles?|genparticles?|particles?|primary|primaries|mcpart|genpart|simpart|part)")
+PARTICLES = re.compile(
+    r"(mcparticles?|simparticles?|genparticles?|particles?|primary|primaries|mcpart|genpart|simpart|part)"
+)
 """What names of columns with the truth of particles start with."""
 PARTICLE: Mapping[str, str] = {
     "track_id": "trackid|id|tid|barcode",
     "pdg": "pdg|pdgid|pdgcode",
-    **{name: f"{name}|{name[0].replace('p', 'mom').replace('v', 'vtx')}{name[1]}" for name in ("px", "py", "pz", "vx", "vy", "vz")},
+    **{
+        name: f"{name}|{name[0].replace('p', 'mom').replace('v', 'vtx')}{name[1]}"
+        for name in ("px", "py", "pz", "vx", "vy", "vz")
+    },
     "mass": "mass|m",
     "energy": "energy|e",
     "charge": "charge|q",
@@ -104,12 +109,12 @@ def _of_table(table: Table, kind: re.Pattern[str]) -> Iterator[Choice]:
     numbers = [name for name, type_ in table.columns.items() if SINGLE.fullmatch(type_)]
     for x, y, z, place in _triples(names):
         words = _words_beside(x, place)
-        if words & NO_POSITION:
+        if any(map(NO_POSITION.fullmatch, words)):
             continue
         columns, alternatives = _companions(names, GROUP.sub("", x[:place]), x[place + 1 :], {x, y, z})
         if kind is LIST:
             columns |= _event(numbers) | _particles(names, {x, y, z, *columns.values()})
-        yield Choice(table.name, {"x": x, "y": y, "z": z, **columns}, alternatives, bool(words & TRUE))
+        yield Choice(table.name, {"x": x, "y": y, "z": z, **columns}, alternatives, any(map(TRUE.fullmatch, words)))
 
 
 def _members(type_: str) -> tuple[str, ...]:
@@ -131,9 +136,14 @@ def _triples(names: list[str]) -> Iterator[tuple[str, str, str, int]]:
 
 
 def _words_beside(name: str, place: int) -> set[str]:
-    """The words of a name, lower case: `true_x` has "true", `gx` has "g"; the letter of the axis is left out."""
-    text = name[:place] + name[place + 1 :] if _adjoins(name, place) else f"{name[:place]} {name[place + 1 :]}"
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)}
+    """The words of a name, lower case: `true_x` has "true", `gx` has "g"; the letter of the axis is left out.
+
+    One or two letters that do not adjoin the axis are no word (`A_x`), but for `p_x` and `v_x`.
+    """
+    adjoins = _adjoins(name, place)
+    text = name[:place] + name[place + 1 :] if adjoins else f"{name[:place]} {name[place + 1 :]}"
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)}
+    return words if adjoins else {word for word in words if len(word) > 2 or word in ("p", "v", "mc")}
 
 
 def _adjoins(name: str, place: int) -> bool:

@@ -14,16 +14,21 @@ MANY = 12
 
 
 def one_line(error: BaseException) -> str:
-    """The message of any exception on one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The message of any exception on one line of at most 160 characters, what cannot be printed as an escape."""
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def printable(text: str) -> str:
+    """Text out of a file, which may be damaged, as it can be shown: control characters become escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def listing(names: Iterable[str]) -> str:
     """The first dozen of some names, sorted, separated by commas."""
     ordered = sorted(names)
     more = len(ordered) - MANY
-    return ", ".join(ordered[:MANY]) + (f" and {more} more" if more > 0 else "") or "none"
+    return printable(", ".join(ordered[:MANY])) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 @contextmanager

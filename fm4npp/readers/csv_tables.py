@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from fm4npp.errors import DataError
+from fm4npp.readers import nested_zip
 from fm4npp.readers.base import WHOLE, Columns, Table
 from fm4npp.readers.checks import NEW_COPY, check_required, decoding, listing
 
@@ -198,6 +199,11 @@ class EventFolder:
         if self._archive is not None:
             self._archive.close()
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether the files are members of a zip archive."""
+        return self._archive is not None
+
     def table(self, event: EventFiles, kind: str) -> CSVFile:
         """One file of an event.
 
@@ -282,6 +288,9 @@ def parts(path: Path) -> Sequence[str]:
     """Ranges of events of a folder or archive, `first-stop`; see `Reader.parts`."""
     with EventFolder(path) as folder:
         count = len(folder.events)
+        if folder.is_archive:
+            with decoding(path, "the zip archive"):
+                nested_zip.check_directory(path)
     if count <= EVENTS_A_PART:
         return (WHOLE,)
     ends = [*range(0, count, EVENTS_A_PART), count]

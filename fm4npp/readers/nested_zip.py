@@ -13,6 +13,12 @@ TAIL = 1 << 22
 CHUNK = 1 << 16
 LOCAL_HEADER = 30
 """Bytes of a member's own header before its name (PKWARE APPNOTE.TXT 4.3.7); lengths of name and extra field end it."""
+UTF8 = 0x800
+"""Flag of a member whose name is in UTF-8 (4.4.4)."""
+END_SIGNATURE, END_SEARCH = b"PK\x05\x06", 22 + (1 << 16)
+"""How the end of the directory begins, and the last bytes of an archive that hold it, with a comment (4.3.16)."""
+UNKNOWN = 0xFFFF
+"""The number of members of an archive of more than it can hold, which is said elsewhere (4.4.22)."""
 
 
 def names(path: Path) -> list[str] | None:
@@ -23,6 +29,29 @@ def names(path: Path) -> list[str] | None:
     except Exception:  # damaged archives raise whatever the damage leads to
         return None
     return [name for name in found if not name.endswith("/") and not name.rpartition("/")[2].startswith(".")]
+
+
+def check_directory(path: Path) -> None:
+    """Compare the directory of a zip archive, which has no checksum, with its own count and the members' own names.
+
+    A damaged name would hide a member: labels would be missing, and nothing would say so (PKWARE APPNOTE.TXT 4.3.16).
+
+    Raises:
+        zipfile.BadZipFile: if they differ, or whatever else the damage leads to.
+    """
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        members = archive.infolist()
+        file.seek(max(0, path.stat().st_size - END_SEARCH))
+        tail = file.read()
+        end = tail.rindex(END_SIGNATURE)
+        if (count := int.from_bytes(tail[end + 10 : end + 12], "little")) not in (len(members), UNKNOWN):
+            raise zipfile.BadZipFile(f"{len(members)} of {count} members in its directory")
+        for info in members:
+            file.seek(info.header_offset)
+            header = file.read(LOCAL_HEADER)
+            name = file.read(int.from_bytes(header[26:28], "little"))
+            if name.decode("utf-8" if info.flag_bits & UTF8 else "cp437") != info.orig_filename:
+                raise zipfile.BadZipFile(f"a member called {info.orig_filename!r} in its directory and {name!r} itself")
 
 
 def split(path: Path) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ import uproot
 from fm4npp.errors import DataError
 from fm4npp.readers.checks import NEW_COPY, decoding, listing
 from fm4npp.readers.npz import Array
+from fm4npp.readers.root_files import check_page_lists
 
 TREE, METADATA = "events", "podio_metadata"
 MEASURED, SIMULATED, PARTICLES = "measured", "simulated", "particles"
@@ -73,6 +74,7 @@ def opened(path: Path) -> Iterator[File]:
             if not re.search("TTree|RNTuple", kinds.get(TREE, "")):
                 problem = f"no tree {TREE!r} (found: {listing(kinds)})"
                 raise DataError(problem, file=path, remedy="this is no podio file")
+            check_page_lists(handle[TREE])
             file = File(path, handle[TREE], handle[METADATA] if METADATA in kinds else None)
         yield file
 
@@ -96,7 +98,7 @@ class File:
                 continue  # the counter of a jagged branch, in a file that uproot wrote again
             collection, dot, member = name.partition(".")
             self.members.setdefault(collection, set()).update([member] if dot else [])
-        self._types, self.ids = _named(metadata)
+        self._types, self.ids = _named(metadata, path)
         kinds = {name: kind_of(found, self.type_of(name)) for name, found in self.members.items() if len(found) > 2}
         self.kinds = {name: kind for name, kind in sorted(kinds.items()) if kind}
         self.subsets = {name.removesuffix("_objIdx") for name in self.members if name.endswith("_objIdx")}
@@ -105,7 +107,8 @@ class File:
     @property
     def num_entries(self) -> int:
         """Number of events."""
-        return int(self.tree.num_entries)
+        with decoding(self.path, f"the tree {TREE!r}"):
+            return int(self.tree.num_entries)
 
     def type_of(self, collection: str) -> str:
         """The name of a collection's type as podio or ROOT stores it; "" if neither does."""
@@ -129,7 +132,7 @@ class File:
         return (Step(self, first, min(first + step, stop)) for first in range(start, stop, step))
 
 
-def _named(metadata: Any) -> tuple[dict[str, str], dict[str, int]]:
+def _named(metadata: Any, path: Path) -> tuple[dict[str, str], dict[str, int]]:
     """Collection -> type and collection -> id, from podio's own tree; nothing if there is none of the current form."""
     places = {} if metadata is None else {name.rpartition("/")[2]: name for name in metadata.iterkeys()}
     wanted = [f"{TREE}___CollectionTypeInfo.{column}" for column in ("name", "dataType", "collectionID")]
@@ -137,7 +140,7 @@ def _named(metadata: Any) -> tuple[dict[str, str], dict[str, int]]:
         return {}, {}
     names, types, ids = (metadata[places[column]].array(library="ak")[0].tolist() for column in wanted)
     if len(set(names)) != len(names) or len(set(ids)) != len(ids):
-        raise DataError("two collections share a name or an id", remedy=NEW_COPY)
+        raise DataError("two collections share a name or an id", file=path, remedy=NEW_COPY)
     return dict(zip(names, types, strict=True)), dict(zip(names, ids, strict=True))
 
 

@@ -48,11 +48,11 @@ def trees(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
         if any(tree in kind for tree in TREES):
             with decoding(path, f"the tree {name!r}"):
                 tree = file[name]
-                _check_page_lists(tree)
+                check_page_lists(tree)
             yield name, tree
 
 
-def _check_page_lists(tree: Any) -> None:
+def check_page_lists(tree: Any) -> None:
     """Check where an RNTuple says its pages are: uproot checks its other envelopes, and reads on for minutes if wrong.
 
     An envelope ends with the XXH3 hash of what precedes it, 8 bytes, little-endian (ROOT, RNTuple binary format).

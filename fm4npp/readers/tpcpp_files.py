@@ -88,6 +88,8 @@ def _in_archive(archive: Path, inside: str) -> Shards:
     members = nested_zip.names(archive)
     if members is None:
         raise DataError("the zip archive cannot be read", file=archive, remedy=NEW_COPY)
+    with decoding(archive, "the zip archive"):
+        nested_zip.check_directory(archive)
     names = [name for name in members if is_shard(name)]
     if inside:
         names = [name for name in names if name == inside or name.startswith(f"{inside}/")]

@@ -1,12 +1,14 @@
 """Small files of every registered reader, to be damaged: each a few kB, so that reading one takes milliseconds."""
 
+import shutil
+import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fm4npp import detectors
 from fm4npp.convert import convert
 from fm4npp.data import write_events
 from fm4npp.event import Event
@@ -227,11 +229,10 @@ ROOT = "ROOT keeps no checksum of keys and of baskets that are not compressed"
 RNTUPLE = "the checksums of an RNTuple's pages are not verified by uproot; keys and anchors have none"
 PAGES = "written without the checksums of pages, as the releases are"
 HDF5 = "HDF5 of these versions keeps no checksum of values"
-NAMES = "the names in a zip archive's directory have no checksum, and labels that are not there are not read"
 
 BASES = {
     "tpcpp": Base("tpcpp-npz", tpcpp_folder, "sphenix-tpc"),
-    "tpcpp zip": Base("tpcpp-npz", tpcpp_zip, "sphenix-tpc", NAMES),
+    "tpcpp zip": Base("tpcpp-npz", tpcpp_zip, "sphenix-tpc"),
     "ragged": Base("ragged-mmap", ragged, "sphenix-tpc", NO_CHECKSUM, 1),
     "star": Base("root-tree", star, "star-tpc", ROOT),
     "star uncompressed": Base("root-tree", star_uncompressed, "star-tpc", ROOT),
@@ -245,7 +246,7 @@ BASES = {
     "colliderml": Base("colliderml-parquet", colliderml, "colliderml", PAGES, 1),
     "trackml": Base("trackml-csv", trackml(""), "trackml", TEXT, 1),
     "trackml gz": Base("trackml-csv", trackml(".gz"), "trackml", "", 1),
-    "trackml zip": Base("trackml-csv", trackml_zip, "trackml", NAMES, 1),
+    "trackml zip": Base("trackml-csv", trackml_zip, "trackml", "", 1),
     "acts": Base("acts-csv", acts, "trackml", TEXT, 1),
     "pilarnet": Base("pilarnet-hdf5", pilarnet, "lartpc", HDF5),
     "pilarnet parquet": Base("pilarnet-hdf5", pilarnet_parquet, "lartpc", PAGES),
@@ -260,6 +261,64 @@ BASES = {
 }
 
 
-def detector_of(base):
-    """The detector of a base; a YAML file is not needed for one that differs from the registered one."""
-    return detectors.build(base.detector)
+
+
+class Real(NamedTuple):
+    """A file that nobody here wrote; see `Base`.
+
+    Attributes:
+        reader: that it is for.
+        files: names below the folder of the real files, all copied into one folder.
+        detector: that the events are of.
+        unchecked: why damage can go unnoticed.
+        max_rejected: share that may be.
+        archive: members of the file that is a tar archive, which take its place.
+    """
+
+    reader: str
+    files: tuple[str, ...]
+    detector: Any
+    unchecked: str = ""
+    max_rejected: float = 1
+    archive: int = 0
+
+    def copy(self, source, folder):
+        """The files into a folder; returns the path to read."""
+        if self.archive:
+            with tarfile.open(source / self.files[0]) as tar:
+                members = [member for member in islice(tar, 4 * self.archive) if member.isfile()][: self.archive]
+                for member in members:
+                    (folder / PurePosixPath(member.name).name).write_bytes(tar.extractfile(member).read())
+            return folder
+        for name in self.files:
+            shutil.copyfile(source / name, folder / PurePosixPath(name).name)
+        return folder / PurePosixPath(self.files[0]).name if len(self.files) < 3 else folder
+
+
+REAL = {
+    "real star": Real("root-tree", ("star/star_tpc_test_100events.root",), "star-tpc", ROOT),
+    "real eic": Real("podio", ("eic/EICrecon_test_sim.edm4hep.root",), "eic", ROOT),
+    "real ee": Real("podio", ("ee/test_FCC_Winter2023.root",), {"type": "eic", "collections": ["TrackerHits"]}, ROOT),
+    "real opal": Real("root-tree", ("ee/opal_ee.root",), "opal-events", ROOT),
+    "real larndsim": Real("larndsim-hdf5", ("lartpc/larndsim_evd_qc_tpc.h5",), "lartpc", HDF5),
+    "real colliderml": Real(
+        "colliderml-parquet",
+        (
+            "colliderml/ttbar_v1_tracker_hits.events0-9.parquet",
+            "colliderml/ttbar_v1_particles.events0-9.parquet",
+        ),
+        "colliderml",
+        PAGES,
+    ),
+    "real acts": Real(
+        "acts-csv",
+        tuple(
+            f"acts_csv/event{number:09d}-{kind}.csv"
+            for number in range(4)
+            for kind in ("hits", "measurements", "particles")
+        ),
+        "trackml",
+        TEXT,
+    ),
+    "real silicon": Real("sphenix-silicon-npz", ("sphenix_silicon/test.tar.xz",), "sphenix-silicon", archive=5),
+}
