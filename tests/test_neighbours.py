@@ -81,14 +81,17 @@ def test_small_blocks_look_as_far_out_as_they_must(coordinates, k, rows):
     assert_same(actual, brute_force(coordinates, rank, k))
 
 
-@given(coordinates=st.sampled_from([1, 3, 5]).flatmap(lambda steps: on_grid(steps, 150)), k=st.integers(1, 40))
-@settings(deadline=None, max_examples=60)
-def test_compiled_equals_fallback_where_many_are_equally_far(coordinates, k):
+def test_compiled_equals_fallback_where_many_are_equally_far():
     """Events longer than a block, of few distinct distances: limits cannot separate the k nearest from the rest."""
-    rank = TPC.causal_rank(coordinates)
-    expected = brute_force(coordinates, rank, k)
-    assert_same(next_nearest(coordinates, rank, k, compiled=False), expected)
-    assert_same(next_nearest(coordinates, rank, k), expected)
+    for seed in range(400):
+        random = np.random.default_rng(seed)
+        steps, k = random.choice([1, 3, 5]), int(random.integers(1, 41))
+        coordinates = (random.integers(0, steps + 1, (random.integers(100, 151), 3)) / steps).astype(np.float32)
+        rank = TPC.causal_rank(coordinates)
+        found = next_nearest(coordinates, rank, k, compiled=False)
+        np.testing.assert_array_equal(next_nearest(coordinates, rank, k), found, err_msg=f"seed {seed}")
+        if seed < 20:
+            assert_same(found, brute_force(coordinates, rank, k))
 
 
 @BOTH

@@ -134,11 +134,12 @@ def _lower(squared: Array, places: Array, found: int, k: int, limit: float) -> t
             high, limit, left = middle, middle, below
         else:
             low = middle
-    end = UNSIGNED(0)
-    for i in range(UNSIGNED(found)):
-        distance, place = squared[i], places[i]
-        squared[end], places[end] = distance, place
-        end += UNSIGNED(distance < limit)
+    if left < found:  # else all stay, those too that are as far as the limit itself
+        end = UNSIGNED(0)
+        for i in range(UNSIGNED(found)):
+            distance, place = squared[i], places[i]
+            squared[end], places[end] = distance, place
+            end += UNSIGNED(distance < limit)
     if left > k + MOST_SPARE:  # many at one distance
         _insertion_sort(squared, places, left)
         left, limit = k, squared[k - 1]
