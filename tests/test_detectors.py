@@ -238,6 +238,20 @@ def test_many_events_at_once_are_the_same_as_one_by_one(fault, labels):
         assert first.ids.dtype == np.int16
 
 
+@pytest.mark.parametrize("run", [np.repeat([5, 6, 7], 3), np.repeat([5.5, 6, np.nan], 3), np.arange(9)])
+def test_of_many_events_each_has_its_own_quantities(run):
+    detector = cylindrical(columns_of={"event_run": "run"})
+    given = columns(9, run=run, event_weight=np.repeat([1, 2, 3], 3))
+    arguments = (given, np.array([0, 3, 6, 9]), np.array([10, 11, 12]), "a.root")
+    together, alone = list(detector.events(*arguments)), list(Detector.events(detector, *arguments))
+    for first, second in zip(together, alone, strict=True):
+        if isinstance(second, DataError):
+            assert str(first) == str(second)
+        else:
+            assert repr(sorted(first.scalars.items())) == repr(sorted(second.scalars.items()))
+            assert first.positions.tobytes() == second.positions.tobytes()
+
+
 def test_of_many_events_only_the_wrong_one_is_refused():
     detector = cylindrical()
     given = columns(9, track_id=np.array([1, 2, 3, 4, 5.5, 6, 7, 8, 9]))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import awkward as ak
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from fm4npp.data import read_events
 from tests.test_cli import CONFIG, FEW_STEPS, SMALL_HEAD, call, summary
@@ -60,3 +65,51 @@ def test_sphenix_silicon(shared_data, tmp_path):
         assert len(radius) == len(event.labels["track_id"])
     write_events(chosen, some)
     assert whole_way(tmp_path, some)["num_events"] == 300
+
+
+def count_jagged(tree, branch):
+    """Entries and values of one branch, by uproot alone."""
+    return lambda path: (
+        lambda lists: (len(lists), int(ak.count(lists, axis=None))) if lists.ndim > 1 else (len(lists), len(lists))
+    )(uproot.open(path)[tree][branch].array())
+
+
+def count_rows(path):
+    """Events and hits of ACTS files, by their lines."""
+    files = list(path.glob("event*-hits.csv"))
+    return len(files), sum(len(file.read_text().split()) - 1 for file in files)
+
+
+def count_lists(path):
+    x = pq.read_table(path, columns=["x"])["x"].to_pylist()
+    return len(x), sum(map(len, x))
+
+
+def count_larndsim(path):
+    with h5py.File(path) as file:
+        return len(file["events"]), len(file["hits"])
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples/detectors"
+REAL_FILES = [
+    ("star/star_tpc_test_100events.root", "star-tpc", count_jagged("T", "TPCHits_x")),
+    ("colliderml/ttbar_v1_tracker_hits.events0-9.parquet", "colliderml", count_lists),
+    ("acts_csv", EXAMPLES / "acts_generic.yaml", count_rows),
+    ("acts_csv", "trackml", count_rows),
+    ("lartpc/larndsim_evd_qc_tpc.h5", "lartpc", count_larndsim),
+    ("ee/test_FCC_Winter2023.root", EXAMPLES / "fcc_idea.yaml", count_jagged("events", "TrackerHits.position.x")),
+    ("eic/EICrecon_test_sim.edm4hep.root", "eic", lambda path: (5, 44)),  # followed by hand in test_podio.py
+    ("eic/EICrecon_test_seeding2.edm4eic.root", "eic", lambda path: (5, 43)),
+    ("ee/opal_tt.root", "opal-events", count_jagged("myTTree", "run")),
+]
+
+
+@pytest.mark.parametrize(("name", "detector", "count"), REAL_FILES, ids=lambda value: str(value).rpartition("/")[2])
+def test_every_real_file_converts(shared_data, tmp_path, name, detector, count):
+    events = tmp_path / "events.parquet"
+    report = summary("convert", shared_data / name, "--detector", detector, "--output", events)
+    counted = report["accounting"]
+    assert (counted["events_read"], counted["spacepoints_read"]) == count(shared_data / name)
+    assert counted["spacepoints_used"] == report["num_spacepoints"] == sum(map(len, read_events(events)))
+    assert not counted["rejected_events"]
+    assert sum(counted["rejected_spacepoints"].values()) <= 0.001 * counted["spacepoints_read"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import torch
@@ -83,10 +84,8 @@ class EventDataset(Dataset[Event]):
         table = self._parts[part][rows]
         lists, scalars = events_schema.columns_of(metadata)
         check_required([*lists, *scalars], table.column_names, path)
-        table = table.take(np.arange(len(rows))) if table["x"].num_chunks == 1 else table.combine_chunks()
-        for batch in table.to_batches():  # of a copy: a slice would drag the values of its neighbours along
-            events_parquet.check_batch(batch, lists, path)
-            for outcome in events_schema.events(batch, metadata, path):
+        for batch in table.combine_chunks().to_batches():
+            for outcome in _outcomes(batch, lists, scalars, metadata, path):
                 if isinstance(outcome, DataError):
                     raise outcome.at(file=path)
                 yield outcome
@@ -102,6 +101,20 @@ class EventDataset(Dataset[Event]):
     def __iter__(self) -> Iterator[Event]:
         for start in range(0, len(self), events_parquet.ROWS):
             yield from self.__getitems__(range(start, min(start + events_parquet.ROWS, len(self))))
+
+
+def _outcomes(
+    batch: pa.RecordBatch, lists: list[str], scalars: list[str], metadata: events_schema.Metadata, path: str | Path
+) -> Iterator[Event | DataError]:
+    if batch.num_rows > 1:
+        events_parquet.check_batch(batch, lists, path)
+        yield from events_schema.events(batch, metadata, path)
+        return
+    for columns in events_parquet.rows(batch, lists, scalars, path):  # faster for one event, a slice of many
+        try:
+            yield events_schema.event(columns, metadata)
+        except DataError as error:
+            yield error
 
 
 def _load_parquet(path: str | Path) -> Any:

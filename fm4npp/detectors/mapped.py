@@ -158,11 +158,19 @@ class MappedDetector(Detector):
 
     def events(self, columns: Columns, offsets: Array, event_ids: Array, source: str) -> Iterator[Event | DataError]:
         """See `Detector.events`; all events at once, unless that fails for one of them."""
-        try:
-            whole = self.event({**columns, "event_id": 0}).with_source(source)
-        except DataError:
-            return super().events(columns, offsets, event_ids, source)
-        return _apart(whole, offsets, event_ids)
+        names = {f"event_{name}" for name in self._prefixed(columns, "event_")} - {"event_id"}
+        scalars = {name: np.asarray(columns[self._column(name)]) for name in names}
+        if not self._prefixed(columns, "particle_") and all(_constant(v, offsets) for v in scalars.values()):
+            mapped = {self._column(name) for name in names}
+            rest = {name: values for name, values in columns.items() if name not in mapped}
+            try:
+                whole = self.event({**rest, "event_id": 0}).with_source(source)
+            except DataError:
+                pass
+            else:
+                of_events = {name.removeprefix("event_"): values[offsets[:-1]] for name, values in scalars.items()}
+                return _apart(whole, offsets, event_ids, of_events)
+        return super().events(columns, offsets, event_ids, source)
 
     @property
     def _required(self) -> tuple[str, ...]:
@@ -334,15 +342,26 @@ def _one(value: Any, what: str) -> Any:
     return values[0].item()
 
 
-def _apart(whole: Event, offsets: Array, event_ids: Array) -> Iterator[Event]:
+def _constant(values: Array, offsets: Array) -> bool:
+    """Whether (sum N,) values are the same within each event, and no event is without."""
+    sizes = np.diff(offsets)
+    return bool((sizes > 0).all()) and np.array_equal(np.repeat(values[offsets[:-1]], sizes), values)
+
+
+def _apart(whole: Event, offsets: Array, event_ids: Array, scalars: Mapping[str, Array]) -> Iterator[Event]:
     """The events of an event that was made of many, end to end.
 
     Args:
         whole: all of them; `left_out` holds places among the spacepoints of all.
         offsets: (B + 1,), where each started before any were left out.
         event_ids: (B,).
+        scalars: name -> (B,).
     """
-    own: list[dict[str, Any]] = [{"event_id": event_id} for event_id in event_ids.tolist()]
+    columns = {name: values.tolist() for name, values in scalars.items()}
+    own: list[dict[str, Any]] = [
+        {"event_id": event_id, "scalars": MappingProxyType({name: values[i] for name, values in columns.items()})}
+        for i, event_id in enumerate(event_ids.tolist())
+    ]
     missing = np.zeros(len(offsets), np.int64)
     for reason, places in whole.left_out.items():
         owner = np.searchsorted(offsets, places, side="right") - 1

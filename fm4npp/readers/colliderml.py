@@ -91,10 +91,14 @@ class ColliderMLParquet(Reader):
 
 
 def shards(path: Path) -> list[Path]:
-    """The Parquet files of a folder, in the order of their names; of several tables, those of tracker hits."""
-    if not path.is_dir():
-        return [path] if path.suffix == ".parquet" else []
-    files = sorted(path.glob("*.parquet"))
+    """The Parquet files of a folder, in the order of their names; of several tables, those of tracker hits.
+
+    Raises:
+        DataError: if there is none.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    if not files:
+        raise DataError("no *.parquet file", file=path, remedy="give a file or the folder of its shards")
     return [file for file in files if HITS in file.name] or files
 
 

@@ -288,6 +288,8 @@ def parts(path: Path) -> Sequence[str]:
     """Ranges of events of a folder or archive, `first-stop`; see `Reader.parts`."""
     with EventFolder(path) as folder:
         count = len(folder.events)
+        if not count:
+            raise DataError("no event<digits>-hits.csv", file=path, remedy="give the folder or archive of the events")
         if folder.is_archive:
             with decoding(path, "the zip archive"):
                 nested_zip.check_directory(path)

@@ -68,7 +68,10 @@ class PILArNetHDF5(Reader):
     def parts(self, path: Path) -> Sequence[str]:
         """See `Reader.parts`: ranges of events of an HDF5 file, whole Parquet files."""
         parts = []
-        for file in _files(path) if path.is_dir() else [path]:
+        files = _files(path) if path.is_dir() else [path]
+        if not files:
+            raise DataError("a folder without a file of PILArNet-M", file=path, remedy="give the folder of the files")
+        for file in files:
             with _opened(file) as source:
                 step = STEP_EVENTS if isinstance(source, _HDF5) else max(source.num_events, 1)
                 parts += ranges(file.name, source.num_events, step)

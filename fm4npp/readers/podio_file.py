@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,22 @@ def _is_reference(name: str) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[File]:
-    """Open a podio file.
+    """Open a podio file, or take the one that was open last: uproot needs seconds for a tree of a thousand branches.
 
     Raises:
         DataError: if it is damaged, or no podio file.
     """
     with decoding(path, "the ROOT file"):
+        stat = path.stat()
+    yield _opened(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, size: int, *identity: int) -> File:
+    with decoding(path, "the ROOT file"):
         handle = uproot.open(path)
-    with handle:
-        if (size := path.stat().st_size) < handle.file.fEND:
+    try:
+        if size < handle.file.fEND:
             raise DataError(f"has {size} of {handle.file.fEND} bytes", file=path, remedy=NEW_COPY)
         with decoding(path, "the list of collections"):
             kinds = handle.classnames(cycle=False, recursive=False)
@@ -75,8 +83,10 @@ def opened(path: Path) -> Iterator[File]:
                 problem = f"no tree {TREE!r} (found: {listing(kinds)})"
                 raise DataError(problem, file=path, remedy="this is no podio file")
             check_page_lists(handle[TREE])
-            file = File(path, handle[TREE], handle[METADATA] if METADATA in kinds else None)
-        yield file
+            return File(path, handle[TREE], handle[METADATA] if METADATA in kinds else None)
+    except BaseException:
+        handle.close()
+        raise
 
 
 class File:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fm4npp.errors import DataError
 from fm4npp.readers import root_columns, root_files
-from fm4npp.readers.base import Columns, Reader, Table
+from fm4npp.readers.base import Block, Columns, Reader, Table
 from fm4npp.readers.root_columns import Leaf, Names
 from fm4npp.readers.root_index import has_rows, repeats_events, whole_numbers
 
@@ -51,6 +51,17 @@ class RootTree(Reader):
         start, _, stop = part.partition(":")
         return _events(path, int(start), int(stop), required, optional)
 
+    def read_blocks(
+        self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]
+    ) -> Iterator[Block] | None:
+        """See `Reader.read_blocks`; of trees where every wanted column is one number an entry."""
+        with root_files.opened(path) as file:
+            _, leaves = _leaves(file, required, optional, path)
+            if any(root_columns.kind_of(leaf, name, path) == "list" for name, leaf in leaves.items()):
+                return None
+        start, _, stop = part.partition(":")
+        return _blocks(path, int(start), int(stop), required, optional)
+
     def describe(self, path: Path) -> Sequence[Table]:
         """See `Reader.describe`: every tree with its branches."""
         return root_files.describe(path)
@@ -70,6 +81,21 @@ def _events(
             for index in range(end - start):
                 event = {name: values[index] for name, values in columns.items()}
                 yield event | {"event_id": _event_id(event, start + index, path)}
+
+
+def _blocks(path: Path, first: int, last: int, required: Sequence[str], optional: Sequence[str]) -> Iterator[Block]:
+    """Entries of one number a column, each an event of one spacepoint."""
+    with root_files.opened(path) as file:
+        tree, leaves = _leaves(file, required, optional, path)
+        stop = min(last, int(tree.num_entries))
+        step = root_columns.step(list(leaves.values()))
+        for start in range(first, stop, step):
+            end = min(start + step, stop)
+            columns = {
+                name: root_columns.entries_of(leaf, start, end, name, path).values for name, leaf in leaves.items()
+            }
+            ids = columns.pop("event_id", np.arange(start, end))
+            yield Block(columns, np.ones(end - start, np.int64), whole_numbers(ids, "event_id", path))
 
 
 def _event_id(event: Columns, entry: int, path: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from fm4npp.errors import DataError
 from fm4npp.readers import acts_csv, csv_tables
 from fm4npp.readers.base import WHOLE, Columns, Reader, Table
+from fm4npp.readers.checks import listing
 from fm4npp.readers.csv_tables import Array, CSVFile, EventFiles, EventFolder
 
 KEY = "hit_id"
@@ -82,6 +83,8 @@ def _renamed(table: CSVFile, wanted: Sequence[str], also: Sequence[str] = ()) ->
 def _truth(hits: CSVFile, keys: Array | None, truth: CSVFile, wanted: Sequence[str]) -> Columns:
     """Columns of the truth file in the order of the hits."""
     columns = _renamed(truth, wanted)
+    if "track_id" in wanted and "track_id" not in columns:
+        _ids(truth)  # which it always has, so its header is damaged
     if not columns:
         return {}
     places = _places(hits, keys, truth)
@@ -136,7 +139,7 @@ def _ids(table: CSVFile) -> Array:
 
 def _required(table: CSVFile, name: str) -> Array:
     if name not in table.header:
-        problem = f"no column {name!r} (found: {', '.join(table.header)})"
+        problem = f"no column {name!r} (found: {listing(table.header)})"
         raise DataError(problem, file=table.file, event=table.event, remedy="rename the column that holds it")
     return table.columns([name])[name]
 

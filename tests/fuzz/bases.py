@@ -96,7 +96,7 @@ def zeus(folder, seed):
 
 
 def delphi(folder, seed):
-    delphi_writer.write(folder / "delphi.root", SIZES, seed, rntuple=False)
+    delphi_writer.write(folder / "delphi.root", SIZES, seed, rntuple=False, simulated=False)
     return folder / "delphi.root"
 
 
@@ -261,8 +261,6 @@ BASES = {
 }
 
 
-
-
 class Real(NamedTuple):
     """A file that nobody here wrote; see `Base`.
 
@@ -271,23 +269,22 @@ class Real(NamedTuple):
         files: names below the folder of the real files, all copied into one folder.
         detector: that the events are of.
         unchecked: why damage can go unnoticed.
+        members: read a folder with so many members of the file, which is a tar archive.
         max_rejected: share that may be.
-        archive: members of the file that is a tar archive, which take its place.
     """
 
     reader: str
     files: tuple[str, ...]
     detector: Any
     unchecked: str = ""
+    members: int = 0
     max_rejected: float = 1
-    archive: int = 0
 
     def copy(self, source, folder):
         """The files into a folder; returns the path to read."""
-        if self.archive:
+        if self.members:
             with tarfile.open(source / self.files[0]) as tar:
-                members = [member for member in islice(tar, 4 * self.archive) if member.isfile()][: self.archive]
-                for member in members:
+                for member in islice(filter(tarfile.TarInfo.isfile, tar), self.members):
                     (folder / PurePosixPath(member.name).name).write_bytes(tar.extractfile(member).read())
             return folder
         for name in self.files:
@@ -320,5 +317,5 @@ REAL = {
         "trackml",
         TEXT,
     ),
-    "real silicon": Real("sphenix-silicon-npz", ("sphenix_silicon/test.tar.xz",), "sphenix-silicon", archive=5),
+    "real silicon": Real("sphenix-silicon-npz", ("sphenix_silicon/test.tar.xz",), "sphenix-silicon", members=5),
 }

@@ -1,7 +1,7 @@
 """Reads damaged files in a process of its own, so that what ends the interpreter ends only this one.
 
-python -m tests.fuzz.child FOLDER SETTINGS, where FOLDER is empty and SETTINGS a JSON object, see `Batch`. One line of
-JSON is printed for every mutation, before and after it.
+python -m tests.fuzz.child FOLDER SETTINGS, where FOLDER is empty and SETTINGS a list of JSON objects, see `Batch`. One
+line of JSON is printed for every mutation, before and after it.
 """
 
 import dataclasses
@@ -42,8 +42,15 @@ class Batch:
     source: str | None = None
 
 
-def main(folder, batch):
-    """Read every mutation."""
+def main(folder, settings):
+    """Read every mutation of some batches."""
+    for number, values in enumerate(json.loads(settings)):
+        (folder / str(number)).mkdir()
+        run(folder / str(number), Batch(**values))
+
+
+def run(folder, batch):
+    """Read every mutation of a batch."""
     base = BASES[batch.name] if batch.source is None else REAL[batch.name]
     detector = detectors.build(base.detector)
     here, other = folder / "here", folder / "other"
@@ -55,14 +62,17 @@ def main(folder, batch):
         read(path, detector, base.reader, base.max_rejected, batch.most) for path in (read_path, swapped_path)
     )
     say(
-        events=len(truth.events), spacepoints=sum(map(len, truth.events)), fault=truth.fault or truth.error,
+        base=batch.name,
+        events=len(truth.events),
+        spacepoints=sum(map(len, truth.events)),
+        fault=truth.fault or truth.error,
         bytes=sum(map(len, contents.values())),
     )
     before = peak_bytes()
     for seed in batch.seeds:
         place = random.Random(f"{batch.name}/{seed}/file").randrange(len(files))
         damaged, kind = mutate(contents[files[place]], others[place], f"{batch.name}/{seed}")
-        say(started=seed, file=files[place].name, kind=kind)
+        say(base=batch.name, started=seed, file=files[place].name, kind=kind)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         start = time.perf_counter()
         files[place].write_bytes(damaged)
@@ -71,8 +81,8 @@ def main(folder, batch):
         finally:
             files[place].write_bytes(contents[files[place]])
         faulthandler.cancel_dump_traceback_later()
-        say(seed=seed, file=files[place].name, kind=kind, seconds=time.perf_counter() - start, **found)
-    say(grown=peak_bytes() - before)
+        say(base=batch.name, seed=seed, file=files[place].name, kind=kind, seconds=time.perf_counter() - start, **found)
+    say(base=batch.name, grown=peak_bytes() - before)
 
 
 def place_base(base, batch, folder, seed):
@@ -121,4 +131,4 @@ def limit():
 if __name__ == "__main__":
     faulthandler.enable()
     limit()
-    main(Path(sys.argv[1]), Batch(**json.loads(sys.argv[2])))
+    main(Path(sys.argv[1]), sys.argv[2])

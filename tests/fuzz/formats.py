@@ -1,4 +1,4 @@
-"""Files with values of one's choice, in the formats whose meaning is mutated: written with the containers' own tools."""
+"""Files with values of one's choice, in the formats whose meaning is mutated, by the containers' own tools."""
 
 import csv
 from collections.abc import Callable
@@ -44,7 +44,8 @@ class Format(NamedTuple):
 
 def joined(events, name):
     """A column of all events."""
-    return np.concatenate([np.asarray(event[name]) for event in events]) if events else np.zeros(0)
+    dtype = np.int64 if name == "track_id" else np.float64
+    return np.concatenate([np.asarray(event[name]) for event in events]) if events else np.zeros(0, dtype)
 
 
 def columns_of(events):
@@ -57,7 +58,6 @@ def tpcpp(path, events):
     size = np.array([len(event["track_id"]) for event in events], np.int64)
     names = [name for name in ("energy", *AXES) if not events or name in events[0]]
     matrix = np.stack([joined(events, name) for name in names], axis=1)
-    matrix = matrix.astype(np.float32) if matrix.dtype.kind == "f" else matrix
     np.savez_compressed(path / "spacepoints_000.npz", data=matrix, size=size)
     np.savez_compressed(path / "track_ids_000.npz", data=joined(events, "track_id"), size=size)
 
@@ -65,10 +65,12 @@ def tpcpp(path, events):
 def root_tree(path, events):
     path.parent.mkdir(parents=True, exist_ok=True)
     names = columns_of(events)
-    data = {name: ak.unflatten(ak.Array(joined(events, name)), [len(e[name]) for e in events]) for name in names}
+    counts = {name: np.array([len(event[name]) for event in events], np.int64) for name in names}
+    data = {name: ak.unflatten(ak.Array(joined(events, name)), counts[name]) for name in names}
     with uproot.recreate(path) as file:
         file.mktree("T", {name: values.type.content for name, values in data.items()})
-        file["T"].extend(data)
+        if events:
+            file["T"].extend(data)
 
 
 def root_rows(path, events):
@@ -171,4 +173,8 @@ def make_events(sizes=(7, 0, 1, 12), seed=0, dtype=np.float64):
 def scaled(events, of):
     """The same events in the unit of a format: millimetres or voxels."""
     factor, shift = {"mm": (10, 0)}.get(of.detector.get("length_unit", ""), (1, 384 * of.zero_is_a_place))
-    return [{**event, **{axis: (event[axis] * factor + shift).astype(of.dtype) for axis in AXES}} for event in events]
+    return [
+        {**event, "energy": event["energy"].astype(of.dtype)}
+        | {axis: (event[axis] * factor + shift).astype(of.dtype) for axis in AXES}
+        for event in events
+    ]

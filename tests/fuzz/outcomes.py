@@ -48,10 +48,11 @@ def read(path, detector, reader, max_rejected, most=None):
 
 
 def unclear(message, path):
-    """What is wrong with an error's message."""
+    """What is wrong with an error's message: it must be one line and name the path, or a file in it."""
+    inside = [file.name for file in path.iterdir()] if path.is_dir() else []
     if len(message.splitlines()) != 1 or not message.isprintable():
         yield f"not one line: {message!r}"
-    elif str(path) not in message and str(path.parent) not in message:
+    elif not any(name in message for name in (str(path), str(path.parent), *inside)):
         yield f"does not name {path.name}: {message}"
 
 
@@ -140,5 +141,3 @@ def peak_bytes():
 
     gc.collect()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
