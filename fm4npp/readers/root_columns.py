@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import awkward
 import numpy as np
@@ -24,7 +25,8 @@ MANY_TREES = 4
 """Trees whose branches a message lists."""
 
 
-class Leaf(NamedTuple):
+@dataclass(frozen=True)
+class Leaf:
     """What one column is made from.
 
     Attributes:
@@ -88,7 +90,7 @@ class Names:
         base = name[: index.start()]
         found = self._branch(base) or self._inside(base)
         numbers = tuple(map(int, re.findall(r"\d+", index[0])))
-        return (found[0], found[1]._replace(index=numbers)) if found else None
+        return (found[0], found[1]replace(, index=numbers)) if found else None
 
     def _inside(self, name: str) -> tuple[int, Leaf] | None:
         """`position.x`: a member of the objects in the branch `position`."""
@@ -96,7 +98,7 @@ class Names:
         for cut in range(len(parts) - 1, 0, -1):
             found = self._branch(".".join(parts[:cut]))
             if found and _has(found[1].branch, parts[cut:]):
-                return found[0], found[1]._replace(members=tuple(parts[cut:]))
+                return found[0], found[1]replace(, members=tuple(parts[cut:]))
         return None
 
 
@@ -178,7 +180,8 @@ def step(leaves: Sequence[Leaf]) -> int:
     return max(1, int(entries * STEP_BYTES / total)) if total else STEP_ENTRIES
 
 
-class Entries(NamedTuple):
+@dataclass(frozen=True)
+class Entries:
     """Some entries of a column.
 
     Attributes:

@@ -16,7 +16,7 @@ from tests.fuzz.bases import BASES, REAL
 from tests.fuzz.child import SECONDS, Batch
 from tests.fuzz.mutations import KINDS, mutate
 
-MUTATIONS = 120
+MUTATIONS = 100
 SLOW = {"podio": 50, "root-tree": 60, "root-rows": 60}
 """Reader -> mutations of each base, of ROOT files, whose metadata takes long to read."""
 REAL_MUTATIONS = 40
