@@ -90,7 +90,7 @@ class Names:
         base = name[: index.start()]
         found = self._branch(base) or self._inside(base)
         numbers = tuple(map(int, re.findall(r"\d+", index[0])))
-        return (found[0], found[1]replace(, index=numbers)) if found else None
+        return (found[0], replace(found[1], index=numbers)) if found else None
 
     def _inside(self, name: str) -> tuple[int, Leaf] | None:
         """`position.x`: a member of the objects in the branch `position`."""
@@ -98,7 +98,7 @@ class Names:
         for cut in range(len(parts) - 1, 0, -1):
             found = self._branch(".".join(parts[:cut]))
             if found and _has(found[1].branch, parts[cut:]):
-                return found[0], found[1]replace(, members=tuple(parts[cut:]))
+                return found[0], replace(found[1], members=tuple(parts[cut:]))
         return None
 
 
