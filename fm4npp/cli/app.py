@@ -29,6 +29,9 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")]
+MaxRejected = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of events, and of spacepoints, that may be rejected.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 # In a pipe nothing is wrapped: one line an entry.

@@ -7,13 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fm4npp.cli.app import AsJson, Debug, command, finish, progress
+from fm4npp.cli.app import AsJson, Debug, MaxRejected, command, finish, progress
 from fm4npp.errors import ConfigurationError, DataError
 
 DetectorOption = Annotated[str, typer.Option("--detector", help="Registered name, or a YAML file.")]
-MaxRejected = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of events, and of spacepoints, that may be rejected.")
-]
 ReaderOption = Annotated[str, typer.Option("--reader", help="File format, in place of recognising it.")]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fm4npp.cli.app import AsJson, Debug, command, finish, progress
+from fm4npp.cli.app import AsJson, Debug, MaxRejected, command, finish, progress
 from fm4npp.registry import Unknown, suggest
 
 Overrides = Annotated[
@@ -127,6 +127,7 @@ def predict(
     detector: Annotated[str | None, typer.Option(help="Of the input; by default the model's, if it has one.")] = None,
     reader: Annotated[str, typer.Option(help="File format, in place of recognising it.")] = "auto",
     tokens_per_batch: TokensOption = 16384,
+    max_rejected: MaxRejected = 0.001,
     backend: BackendOption = "auto",
     device: DeviceOption = "auto",
     as_json: AsJson = False,
@@ -137,7 +138,7 @@ def predict(
     Example: fm4npp predict hits.root --model runs/a --head runs/tracks --output tracks.parquet
     """
     from fm4npp import __version__
-    from fm4npp.data import choose_reader, read_events
+    from fm4npp.data import Accounting, choose_reader, read_events
     from fm4npp.evaluation import predict_events, write_predictions
     from fm4npp.readers.events_parquet import EventsParquet
 
@@ -145,7 +146,8 @@ def predict(
     own = processor.config.detectors
     is_events_file = isinstance(choose_reader(input, reader), EventsParquet)
     chosen = detector or (own[0] if len(own) == 1 and not is_events_file else None)
-    events = read_events(input, chosen, reader=reader)
+    counted = Accounting()
+    events = read_events(input, chosen, reader=reader, accounting=counted, max_rejected=max_rejected)
     metadata = {
         "version": __version__,
         "model": loaded.backbone_identity()["sha256"],
@@ -156,7 +158,8 @@ def predict(
     with progress("predicting") as update:
         pairs = predict_events(loaded, processor, events, tokens_per_batch=tokens_per_batch)
         count = write_predictions(pairs, output, metadata=metadata, progress=update)
-    finish({"output": str(output), "events": count}, as_json, f"{output}: predictions for {count} events")
+    summary = {"output": str(output), "events": count, "accounting": counted.as_dict()}
+    finish(summary, as_json, f"{output}: predictions for {count} events", *counted.lines())
 
 
 def _load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
