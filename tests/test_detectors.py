@@ -252,6 +252,15 @@ def test_of_many_events_each_has_its_own_quantities(run):
             assert first.positions.tobytes() == second.positions.tobytes()
 
 
+def test_many_events_are_made_in_one_go(monkeypatch):
+    calls, original = [], CylindricalDetector.event
+    monkeypatch.setattr(CylindricalDetector, "event", lambda self, c: calls.append(c) or original(self, c))
+    labels = {"particle_class": np.arange(9) % 5, "track_id": np.arange(9), "is_noise": np.arange(9) > 3}
+    given = columns(9, **labels, event_weight=np.repeat([1, 2, 3], 3))
+    assert len(list(cylindrical().events(given, np.array([0, 3, 6, 9]), np.arange(3), "a.npz"))) == 3
+    assert len(calls) == 1
+
+
 def test_of_many_events_only_the_wrong_one_is_refused():
     detector = cylindrical()
     given = columns(9, track_id=np.array([1, 2, 3, 4, 5.5, 6, 7, 8, 9]))

@@ -160,7 +160,8 @@ class MappedDetector(Detector):
         """See `Detector.events`; all events at once, unless that fails for one of them."""
         names = {f"event_{name}" for name in self._prefixed(columns, "event_")} - {"event_id"}
         scalars = {name: np.asarray(columns[self._column(name)]) for name in names}
-        if not self._prefixed(columns, "particle_") and all(_constant(v, offsets) for v in scalars.values()):
+        particles = self._prefixed(columns, "particle_", exclude=LABEL_DTYPES)
+        if not particles and all(_constant(values, offsets) for values in scalars.values()):
             mapped = {self._column(name) for name in names}
             rest = {name: values for name, values in columns.items() if name not in mapped}
             try:

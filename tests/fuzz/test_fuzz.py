@@ -22,7 +22,7 @@ SLOW = {"podio": 50, "root-tree": 60, "root-rows": 60}
 REAL_MUTATIONS = 40
 """Of each real file, of which the first 20 events are read."""
 AT_LEAST = 2000
-GROWTH = 300 << 20
+GROWTH = 200 << 20
 """Bytes that a process may grow by: libraries load parts of themselves, and no damaged length may be believed."""
 UNDETECTED = 0.25
 """Share of damage that may give other events where nothing is there to detect it."""
