@@ -134,6 +134,7 @@ FAULTS = {
     "on the beam axis (r = 0)": {"x": [0.0, 3.0, 3.0, 3.0], "y": [0.0, 1.0, 1.0, 1.0]},
     "r is out of range": {"x": [24.0, 3.0, 3.0, 3.0], "y": [0.0, 1.0, 1.0, 1.0], "z": np.zeros(4)},
     "eta is out of range": {"z": [1e5, 1.0, 1.0, 1.0]},
+    "r is out of range ": {"x": [1e308, 3.0, 3.0, 3.0], "y": [1e308, 1.0, 1.0, 1.0], "z": np.zeros(4)},
     "energy is not finite": {"energy": [-np.inf, 1.0, 1.0, 1.0]},
     "energy is out of range": {"energy": [-0.5, 1.0, 1.0, 1.0]},
     "particle_class is out of range": {"particle_class": [5, -1, 0, 4]},
@@ -148,7 +149,7 @@ def test_an_impossible_spacepoint_is_left_out_and_said_to_be(reason):
     given = {"track_id": np.arange(4), "layer": np.arange(4), "energy": np.ones(4)}
     given = columns(4, **{**given, **{name: np.asarray(values) for name, values in FAULTS[reason].items()}})
     event = detector.event(given)
-    assert {why: places.tolist() for why, places in event.left_out.items()} == {reason: [0]}
+    assert {why: places.tolist() for why, places in event.left_out.items()} == {reason.strip(): [0]}
     assert event.labels["layer"].tolist() == [1, 2, 3]
     assert event.positions[:, 1].tolist() == given["y"][1:].tolist()
     assert np.isfinite(detector.geometry.coordinates(event.positions)).all()

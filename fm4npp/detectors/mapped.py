@@ -202,9 +202,10 @@ class MappedDetector(Detector):
                 faults[f"{name} is not finite"] = ~np.isfinite(values[name])
         geometry = self.geometry
         if not geometry.contains(positions, FAR).all():
-            distance = np.abs(geometry.coordinates(positions) - 0.5)
-            infinite = ~np.isfinite(distance).all(axis=1)
-            faults["on the beam axis (r = 0)"] = np.asarray(np.isfinite(positions).all(axis=1) & infinite)
+            low, high = np.asarray(geometry.low), np.asarray(geometry.high)
+            distance = np.abs((geometry.natural(positions) - low) / (high - low) - 0.5)
+            if geometry.system == "cylindrical":
+                faults["on the beam axis (r = 0)"] = np.asarray((positions[:, :2] == 0).all(axis=1))
             for axis, name in enumerate(geometry.axes):
                 faults[f"{name} is out of range"] = ~(distance[:, axis] <= 0.5 + FAR)
         for name, feature in self.measured.items():

@@ -9,10 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.fuzz.child import SECONDS, Batch
+from tests.fuzz.child import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = ("-m", "tests.fuzz.child")
+TIMEOUT = 250
+"""Seconds a process may take."""
 CRASHES = 3
 """After so many ends of the interpreter the rest is not tried."""
 
@@ -66,7 +68,7 @@ def _process(batches: list[Batch], folder):
     settings = json.dumps([dataclasses.asdict(batch) for batch in batches])
     command = [sys.executable, *CHILD, str(folder), settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=20 * SECONDS)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=TIMEOUT)
     return (
         [json.loads(line) for line in done.stdout.splitlines()],
         done.stderr.decode(errors="replace"),

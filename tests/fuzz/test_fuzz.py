@@ -12,9 +12,10 @@ import pytest
 from fm4npp import readers
 from tests.conftest import SHARED_DATA
 from tests.fuzz import batches
-from tests.fuzz.bases import BASES, REAL
-from tests.fuzz.child import SECONDS, Batch
+from tests.fuzz.bases import BASES
+from tests.fuzz.child import Batch
 from tests.fuzz.mutations import KINDS, mutate
+from tests.fuzz.real import REAL
 
 MUTATIONS = 100
 SLOW = {"podio": 50, "root-tree": 60, "root-rows": 60}
@@ -22,6 +23,8 @@ SLOW = {"podio": 50, "root-tree": 60, "root-rows": 60}
 REAL_MUTATIONS = 40
 """Of each real file, of which the first 20 events are read."""
 AT_LEAST = 2000
+SECONDS = 20
+"""Of computing, for one mutation."""
 GROWTH = 200 << 20
 """Bytes that a process may grow by: libraries load parts of themselves, and no damaged length may be believed."""
 UNDETECTED = 0.25
