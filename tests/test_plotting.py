@@ -230,3 +230,13 @@ def test_an_unknown_format_or_place_is_refused(tmp_path):
     with pytest.raises(FM4NPPError, match="cannot be written"):
         draw_event(made(), output=tmp_path / "folder.png")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_a_small_event_in_a_large_box_is_shown_from_near():
+    positions = np.array([[1.0, 2.0, 3.0], [2.0, 2.5, 5.0]])
+    event = Event(positions=positions, features=np.empty((2, 0)))
+    near, far = views_of(event, PIXELS)
+    np.testing.assert_allclose(far.limits, ((2.8, 5.2), (1.05, 3.45)))
+    np.testing.assert_allclose(near.limits, ((0.3, 2.7), (1.05, 3.45)))
+    wide = Event(positions=positions * [1, 20, 40], features=np.empty((2, 0)))
+    assert views_of(wide, PIXELS)[1].limits == ((0.0, 250.0), (-60.0, 60.0))

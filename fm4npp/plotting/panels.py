@@ -15,6 +15,8 @@ from fm4npp.plotting.colours import GREY, colours_of_tracks, double_majority
 Array = NDArray[Any]
 Interval = tuple[float, float]
 
+_ZOOMED, _LITTLE = 0.6, 0.2
+"""Half the side of a cube around an event, in units of its extent, and in units of the detector below which to zoom."""
 _MARGIN = 1.04
 _DARK = 0.5 * GREY
 
@@ -100,13 +102,10 @@ def _checked(event: Event, predictions: Array) -> Array:
 
 
 def views_of(event: Event, geometry: Geometry | None) -> tuple[View, View]:
-    """x-y and r-z with layers around the beam line, or x-y and z-y within the bounds of a Cartesian detector."""
+    """x-y and r-z with layers around the beam line, or x-y and z-y of a Cartesian detector."""
     x, y, z = event.positions.T.astype(np.float64)
     if geometry is not None and geometry.system == "cartesian":
-        in_x, in_y, in_z = (
-            (min(low, values.min(initial=low)), max(high, values.max(initial=high)))
-            for low, high, values in zip(geometry.low, geometry.high, (x, y, z), strict=True)
-        )
+        in_x, in_y, in_z = _frame(event.positions.astype(np.float64), geometry)
         return (
             View(("x (cm)", "y (cm)"), np.stack([x, y], axis=1), (in_x, in_y), (), False),
             View(("z (cm)", "y (cm)"), np.stack([z, y], axis=1), (in_z, in_y), (), False),
@@ -120,6 +119,18 @@ def views_of(event: Event, geometry: Geometry | None) -> tuple[View, View]:
         View(("x (cm)", "y (cm)"), np.stack([x, y], axis=1), (across, across), layers, True),
         View(("z (cm)", "r sign(y) (cm)"), np.stack([z, signed], axis=1), ((-length, length), across), layers, False),
     )
+
+
+def _frame(positions: Array, geometry: Geometry) -> list[tuple[float, float]]:
+    """What to show of x, y and z: the detector, or a cube around the event where that fills little of the detector."""
+    low, high = np.array(geometry.low), np.array(geometry.high)
+    if len(positions):
+        first, last = positions.min(axis=0), positions.max(axis=0)
+        reach, middle = _ZOOMED * (last - first).max(), (first + last) / 2
+        if 0 < reach < _LITTLE * (high - low).min():
+            return [(centre - reach, centre + reach) for centre in middle.tolist()]
+        low, high = np.minimum(low, first), np.maximum(high, last)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _tracks(track: Array) -> str:

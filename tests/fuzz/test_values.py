@@ -20,8 +20,6 @@ def read(folder, of, events, accounting):
 
 EXAMPLES = {"tpcpp": 150, "root-tree": 60}
 NUMBERS = [0.0, -0.0, 5e-324, 1e-45, 1e-38, 1e38, -1e38, np.nan, np.inf, -np.inf, 30.0, -40.0]
-LARGEST = float(np.finfo(np.float32).max)
-"""Of the finite numbers that are tried; float64 beyond it is tried below."""
 IDS = arrays(np.int64, st.integers(0, 12), elements=st.integers(-(2**63), 2**63 - 1))
 
 
@@ -30,7 +28,7 @@ def any_events(draw, dtype):
     """Some events with any values at all."""
     width = np.dtype(dtype).itemsize * 8
     special = st.sampled_from([float(value) for value in np.array(NUMBERS).astype(dtype)])
-    elements = special | st.floats(-LARGEST, LARGEST, width=width) | st.floats(-60, 60, width=width)
+    elements = special | st.floats(width=width) | st.floats(-60, 60, width=width)
     events = []
     for ids in draw(st.lists(IDS, min_size=1, max_size=4)):
         values = {name: draw(arrays(dtype, len(ids), elements=elements)) for name in (*AXES, "energy")}
@@ -63,7 +61,6 @@ def test_any_values(tmp_path, kind, dtype):
     check()
 
 
-@pytest.mark.xfail(reason="told to be on the beam axis: the distance from the bounds overflows in single precision")
 def test_the_reason_for_leaving_out_what_is_enormous(tmp_path):
     events = make_events((3,))
     events[0]["y"][1] = 1e200
@@ -96,10 +93,10 @@ def true_faults(positions, energy):
     for (x, y, z), deposit in zip(positions.tolist(), energy.tolist(), strict=True):
         values = {"x": x, "y": y, "z": z, "energy": deposit}
         wrong = {f"{name} is not finite" for name, value in values.items() if not np.isfinite(value)}
-        radius = np.hypot(x, y)
         with np.errstate(all="ignore"):
+            radius = np.hypot(x, y)
             eta = np.arcsinh(np.divide(z, radius))
-        if not wrong and (radius == 0 or np.isinf(eta)):
+        if not wrong and x == y == 0:
             wrong.add("on the beam axis (r = 0)")
         elif not wrong:
             wrong |= {"eta is out of range"} if abs(eta) > 2 + 1.5 * 4 else set()
