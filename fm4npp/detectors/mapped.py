@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Positive, Response
+from fm4npp.detectors.columns import TRUTH, apart, constant_within, first_reasons, of_particles, one_value, outside
 from fm4npp.detectors.units import EnergyUnit, LengthUnit, in_centimetres, in_gev
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, PARTICLE_CLASSES, Event, exact, particle_class
 from fm4npp.geometry import Bounds
 
-TRUTH = ("pdg", "px", "py")
-"""Truth of a spacepoint's particle, from which labels are derived when a file does not hold the labels themselves."""
 OTHER_SUBSYSTEM = "of other subsystems"
 """Why a spacepoint that nothing is wrong with is left out of an event."""
 FAR = 1.5
@@ -140,7 +138,7 @@ class MappedDetector(Detector):
         others = {OTHER_SUBSYSTEM: ~self.selection(columns)} if self.layer_range else {}
         left_out: dict[str, Array] = {}
         if others or faults:
-            left_out, kept = _first_reasons({**others, **faults})
+            left_out, kept = first_reasons({**others, **faults})
             positions, values = positions[kept], {name: array[kept] for name, array in values.items()}
             features = {name: array[kept] for name, array in features.items()}
         particles = self._particles(columns)
@@ -150,9 +148,9 @@ class MappedDetector(Detector):
             feature_names=tuple(features),
             labels=self._labels(values, particles),
             particles=particles,
-            scalars={k: _one(v, k) for k, v in self._prefixed(columns, "event_").items() if k != "id"},
+            scalars={k: one_value(v, k) for k, v in self._prefixed(columns, "event_").items() if k != "id"},
             detector=self.name,
-            event_id=int(_one(columns.get(self._column("event_id"), columns.get("event_id", 0)), "event_id")),
+            event_id=int(one_value(columns.get(self._column("event_id"), columns.get("event_id", 0)), "event_id")),
             left_out=left_out,
         )
 
@@ -161,7 +159,7 @@ class MappedDetector(Detector):
         names = {f"event_{name}" for name in self._prefixed(columns, "event_")} - {"event_id"}
         scalars = {name: np.asarray(columns[self._column(name)]) for name in names}
         particles = self._prefixed(columns, "particle_", exclude=LABEL_DTYPES)
-        if not particles and all(_constant(values, offsets) for values in scalars.values()):
+        if not particles and all(constant_within(values, offsets) for values in scalars.values()):
             mapped = {self._column(name) for name in names}
             rest = {name: values for name, values in columns.items() if name not in mapped}
             try:
@@ -170,7 +168,7 @@ class MappedDetector(Detector):
                 pass
             else:
                 of_events = {name.removeprefix("event_"): values[offsets[:-1]] for name, values in scalars.items()}
-                return _apart(whole, offsets, event_ids, of_events)
+                return apart(whole, offsets, event_ids, of_events)
         return super().events(columns, offsets, event_ids, source)
 
     @property
@@ -211,9 +209,9 @@ class MappedDetector(Detector):
         for name, feature in self.measured.items():
             faults[f"{name} is out of range"] = ~feature.plausible(features[name])
         if "particle_class" in values:
-            faults["particle_class is out of range"] = _outside(values["particle_class"], -1, len(PARTICLE_CLASSES) - 1)
+            faults["particle_class is out of range"] = outside(values["particle_class"], -1, len(PARTICLE_CLASSES) - 1)
         if "is_noise" in values and values["is_noise"].dtype.kind != "b":
-            faults["is_noise is out of range"] = _outside(values["is_noise"], 0, 1)
+            faults["is_noise is out of range"] = outside(values["is_noise"], 0, 1)
         return {reason: fault for reason, fault in faults.items() if fault.any()}
 
     def _labels(self, values: Mapping[str, Array], particles: Mapping[str, Array]) -> dict[str, Array]:
@@ -221,7 +219,7 @@ class MappedDetector(Detector):
         given = dict(values)
         unlisted = self._fill_unmatched(given)
         if not {"pdg", "px", "py"} & given.keys() and "track_id" in given:
-            truth, unlisted = _of_particles(given["track_id"], particles)
+            truth, unlisted = of_particles(given["track_id"], particles)
             given |= {name: truth[name] for name in truth if name == "pdg" or self.unlisted == "noise"}
         if "particle_class" not in given and "pdg" in given:
             classes = particle_class(given["pdg"])
@@ -328,101 +326,3 @@ class MappedDetector(Detector):
                 remedy=f"choose the detector that wrote this file, {self.name!r} needs that column",
             )
         return values
-
-
-def _one(value: Any, what: str) -> Any:
-    """A quantity of the whole event as a number, where a file gives a number, or the same one for every spacepoint.
-
-    Raises:
-        DataError: if it differs within the event, or the event has none.
-    """
-    if np.ndim(value) == 0:
-        return value
-    values = np.unique(value)
-    if len(values) != 1:
-        raise DataError(f"{len(values)} values of {what} in one event, which needs one")
-    return values[0].item()
-
-
-def _constant(values: Array, offsets: Array) -> bool:
-    """Whether (sum N,) values are the same within each event, and no event is without."""
-    sizes = np.diff(offsets)
-    return bool((sizes > 0).all()) and np.array_equal(np.repeat(values[offsets[:-1]], sizes), values)
-
-
-def _apart(whole: Event, offsets: Array, event_ids: Array, scalars: Mapping[str, Array]) -> Iterator[Event]:
-    """The events of an event that was made of many, end to end.
-
-    Args:
-        whole: all of them; `left_out` holds places among the spacepoints of all.
-        offsets: (B + 1,), where each started before any were left out.
-        event_ids: (B,).
-        scalars: name -> (B,).
-    """
-    columns = {name: values.tolist() for name, values in scalars.items()}
-    own: list[dict[str, Any]] = [
-        {"event_id": event_id, "scalars": MappingProxyType({name: values[i] for name, values in columns.items()})}
-        for i, event_id in enumerate(event_ids.tolist())
-    ]
-    missing = np.zeros(len(offsets), np.int64)
-    for reason, places in whole.left_out.items():
-        owner = np.searchsorted(offsets, places, side="right") - 1
-        missing[1:] += np.bincount(owner, minlength=len(event_ids))
-        for index in np.unique(owner).tolist():
-            local = places[owner == index] - offsets[index]
-            local.setflags(write=False)
-            own[index].setdefault("left_out", {})[reason] = local
-    nothing: Mapping[str, Array] = MappingProxyType({})
-    for values in own:
-        values["left_out"] = MappingProxyType(values["left_out"]) if "left_out" in values else nothing
-    return whole.split(offsets - np.cumsum(missing), own)
-
-
-def _outside(values: Array, low: int, high: int) -> Array:
-    """(N,) to (N,) bool: what does not lie between two bounds, themselves included."""
-    return np.asarray(~((values >= low) & (values <= high)))
-
-
-def _first_reasons(faults: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
-    """Each spacepoint's first fault.
-
-    Args:
-        faults: reason -> (N,) bool.
-
-    Returns:
-        Reason -> (M,) places, of the reasons that occur, and (N,) bool, what has none.
-    """
-    places = {}
-    kept = ~np.zeros_like(next(iter(faults.values())))
-    for reason, fault in faults.items():
-        if fault.any() and len(found := np.flatnonzero(fault & kept)):
-            places[reason] = found
-            kept[found] = False
-    return places, kept
-
-
-def _of_particles(track_id: Array, particles: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
-    """The truth of every spacepoint's particle, looked up by `track_id` in the table of particles.
-
-    Args:
-        track_id: (N,).
-        particles: `track_id` and quantities, (P,) each.
-
-    Returns:
-        Quantity of `TRUTH` -> (N,), 0 where the particle is not listed, and (N,) bool, whether it is not.
-    """
-    wanted = [name for name in TRUTH if name in particles]
-    if "track_id" not in particles or not wanted:
-        return {}, np.zeros(len(track_id), dtype=bool)
-    ids = np.asarray(particles["track_id"])
-    order = np.argsort(ids, kind="stable")
-    row = np.searchsorted(ids, track_id, sorter=order)
-    listed = row < len(ids)
-    row = np.append(order, -1)[np.minimum(row, len(ids))]
-    listed[listed] = ids[row[listed]] == track_id[listed]
-    truth = {}
-    for name in wanted:
-        values = np.asarray(particles[name])
-        truth[name] = np.zeros(len(track_id), values.dtype)
-        truth[name][listed] = values[row[listed]]
-    return truth, ~listed
