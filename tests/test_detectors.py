@@ -161,6 +161,16 @@ def test_the_energy_of_a_spacepoint_cannot_be_a_thousand_deviations_off():
     assert {why: places.tolist() for why, places in event.left_out.items()} == {"energy is out of range": [1, 3]}
 
 
+@pytest.mark.parametrize("name", ["sphenix-tpc", "star-tpc"])
+def test_no_charge_is_negative(name):
+    detector = detectors.build(name)
+    given = {
+        detector.columns_of.get(quantity, quantity): values for quantity, values in columns(3, radius=70.0).items()
+    }
+    event = detector.event({**given, detector.columns_of.get("energy", "energy"): [5.0, -5.0, 0.0]})
+    assert {why: places.tolist() for why, places in event.left_out.items()} == {"energy is out of range": [1]}
+
+
 def test_particles_give_their_spacepoints_classes():
     table = {"particle_track_id": [7, 3, 5], "particle_pdg": [211, 11, 2212], "particle_px": [1.0, 0.01, 0.2]}
     table |= {"particle_py": [0.0, 0.01, 0.0], "particle_vx": [1.0, 2.0, 3.0]}

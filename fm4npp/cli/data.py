@@ -88,8 +88,7 @@ def convert(
 
     Example: fm4npp convert hits.root --detector star-tpc --output star.parquet
 
-    Several processes, and able to go on after a kill: fm4npp convert TPCpp-10M --detector sphenix-tpc --output events
-    --workers 8
+    By several processes, and able to go on after a kill: --output events/ --workers 8
     """
     from fm4npp.convert import convert as converted
 

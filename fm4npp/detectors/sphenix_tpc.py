@@ -39,7 +39,7 @@ class SPHENIXTPC(CylindricalDetector):
     layers: tuple[float, ...] = LAYERS
     group_boundaries: tuple[float, ...] = (40.0, 57.0)
     measured: dict[str, Feature] = Field(
-        default_factory=lambda: {"energy": Feature(mean=253.0982, std=268.7093, unit="ADC")}
+        default_factory=lambda: {"energy": Feature(mean=253.0982, std=268.7093, unit="ADC", low=0.0)}
     )
     formats: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"root-rows": {**svtx_evaluator.fields(energy="adc"), "layer_range": list(TPC_LAYERS)}}

@@ -28,7 +28,9 @@ class STARTPC(CylindricalDetector):
         *(127.195 + 2.0 * row for row in range(32)),
     )
     group_boundaries: tuple[float, ...] = (125.0,)
-    measured: dict[str, Feature] = Field(default_factory=lambda: {"energy": Feature(mean=348.0, std=449.0, unit="ADC")})
+    measured: dict[str, Feature] = Field(
+        default_factory=lambda: {"energy": Feature(mean=348.0, std=449.0, unit="ADC", low=0.0)}
+    )
     columns_of: dict[str, str] = Field(
         default_factory=lambda: {
             "x": "TPCHits_x",

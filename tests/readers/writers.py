@@ -83,7 +83,7 @@ def authors_split(root, split_name="pretrain", sizes=(3, 0, 1, 5), seed=0):
     """One split of the authors' training layout; returns its arrays, one an event, by quantity."""
     generator = np.random.default_rng(seed)
     quantities = {
-        "features": [generator.normal(0, 50, (n, 4)).astype(np.float32) for n in sizes],
+        "features": [np.abs(generator.normal(0, 50, (n, 4))).astype(np.float32) for n in sizes],
         "seg_target": [generator.integers(0, 9, n) for n in sizes],
         "pid_target": [generator.choice([211, -211, 11, 2212, 22], n) for n in sizes],
         "reg_target": [generator.normal(0, 1, (n, 8)).astype(np.float32) for n in sizes],
