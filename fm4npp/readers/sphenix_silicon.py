@@ -11,7 +11,7 @@ from typing import IO, ClassVar
 import numpy as np
 
 from fm4npp.errors import DataError
-from fm4npp.readers import npz, small_npz, tar_stream
+from fm4npp.readers import npz, tar_stream
 from fm4npp.readers.base import WHOLE, Columns, Reader
 from fm4npp.readers.checks import check_required, decoding
 from fm4npp.readers.npz import Array
@@ -142,7 +142,8 @@ def _first_member(path: Path) -> tuple[str, IO[bytes] | None]:
 
 def _columns(payload: bytes, path: Path, name: str) -> Columns:
     """One event file to columns, without `event_id`."""
-    arrays = small_npz.load(payload, (*SHAPES, "trigger"), path, name)
+    with npz.open_archive(io.BytesIO(payload), path, name) as archive:
+        arrays = {key: npz.load(archive, key, path, name) for key in (*SHAPES, "trigger")}
     for key, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise DataError(f"{key!r} holds {array.dtype}, not numbers", file=path, event=name)
