@@ -11,6 +11,7 @@ import gzip
 import io
 import re
 import zipfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -25,7 +26,7 @@ from pyarrow import csv
 
 from fm4npp.errors import DataError
 from fm4npp.readers import nested_zip
-from fm4npp.readers.base import WHOLE, Columns, Table
+from fm4npp.readers.base import WHOLE, Columns, Reader, Table
 from fm4npp.readers.checks import NEW_COPY, check_required, decoding, listing
 
 Array = NDArray[Any]
@@ -343,3 +344,27 @@ def describe(path: Path) -> list[Table]:
             types = {field.name: str(field.type) for field in rows.schema}
         result.append(Table(table.file.name, None, types))
     return result
+
+
+class CSVReader(Reader):
+    """A dialect of events as sets of CSV files; a subclass says how one event is read, and recognises its header."""
+
+    def read(self, path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
+        """See `Reader.read`."""
+        return self.read_part(path, WHOLE, required, optional)
+
+    def parts(self, path: Path) -> Sequence[str]:
+        """See `Reader.parts`: ranges of a hundred events."""
+        return parts(path)
+
+    def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
+        """See `Reader.read_part`."""
+        return events(path, part, self.event, required, optional)
+
+    def describe(self, path: Path) -> Sequence[Table]:
+        """See `Reader.describe`: the files of the first event."""
+        return describe(path)
+
+    @abstractmethod
+    def event(self, folder: EventFolder, event: EventFiles, wanted: list[str]) -> Columns:
+        """One event's columns, of those wanted that its files have."""

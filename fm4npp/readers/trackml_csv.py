@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from fm4npp.errors import DataError
 from fm4npp.readers import acts_csv, csv_tables
-from fm4npp.readers.base import WHOLE, Columns, Reader, Table
+from fm4npp.readers.base import Columns
 from fm4npp.readers.checks import listing
-from fm4npp.readers.csv_tables import Array, CSVFile, EventFiles, EventFolder
+from fm4npp.readers.csv_tables import Array, CSVFile, CSVReader, EventFiles, EventFolder
 
 KEY = "hit_id"
 """What joins hits, truth and cells."""
 CELLS = ("num_cells", "charge")
 
 
-class TrackMLCSV(Reader):
+class TrackMLCSV(CSVReader):
     """TrackML events: `event<digits>-hits.csv`, and where they are there `-truth`, `-particles` and `-cells`.
 
     A path is a folder of events, a zip archive of them, or one hits file; each file may be compressed. Columns: those
@@ -37,21 +37,9 @@ class TrackMLCSV(Reader):
         header = csv_tables.hits_header(path)
         return header is not None and not acts_csv.is_dialect(header)
 
-    def read(self, path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
-        """See `Reader.read`."""
-        return self.read_part(path, WHOLE, required, optional)
-
-    def parts(self, path: Path) -> Sequence[str]:
-        """See `Reader.parts`: ranges of a hundred events."""
-        return csv_tables.parts(path)
-
-    def read_part(self, path: Path, part: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[Columns]:
-        """See `Reader.read_part`."""
-        return csv_tables.events(path, part, _event, required, optional)
-
-    def describe(self, path: Path) -> Sequence[Table]:
-        """See `Reader.describe`: the files of the first event."""
-        return csv_tables.describe(path)
+    def event(self, folder: EventFolder, event: EventFiles, wanted: list[str]) -> Columns:
+        """See `CSVReader.event`."""
+        return _event(folder, event, wanted)
 
 
 def _event(folder: EventFolder, event: EventFiles, wanted: list[str]) -> Columns:
