@@ -6,7 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from fm4npp.detectors.base import Column, Detector, Feature, Response
+from fm4npp.detectors.base import Column, Detector, Feature
+from fm4npp.detectors.media import MEDIA, Medium
+from fm4npp.detectors.response import Material, Response
 from fm4npp.errors import ConfigurationError
 from fm4npp.registry import Registry
 
@@ -36,4 +38,18 @@ def load(name_or_file: str | Path) -> Detector:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-__all__ = ["Column", "Detector", "Feature", "Response", "build", "get", "load", "names", "register", "registry"]
+__all__ = [
+    "MEDIA",
+    "Column",
+    "Detector",
+    "Feature",
+    "Material",
+    "Medium",
+    "Response",
+    "build",
+    "get",
+    "load",
+    "names",
+    "register",
+    "registry",
+]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fm4npp.detectors.response import Response
 from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.geometry import Geometry
@@ -69,30 +70,6 @@ class Feature(BaseModel):
         """The inverse of `scaled`, float64."""
         values = np.asarray(values, dtype=np.float64) * self.std + self.mean
         return np.expm1(values) if self.log else values
-
-
-class Response(BaseModel):
-    """What the fast simulation needs to know of a detector beyond its layers.
-
-    Attributes:
-        field: solenoid field along z, in tesla.
-        half_length: |z| of the sensitive volume, in cm.
-        resolution_rphi: single-point resolution along r-phi, in cm, standard deviation.
-        resolution_z: the same along z.
-        efficiency: probability that a crossing makes a spacepoint.
-        thickness: path of a straight radial track in one layer, in cm, that the deposited energy is taken over.
-        gain: mean of the feature `energy`, in its own unit, for a minimum-ionising particle crossing one layer
-            radially; 0 for a detector that records none.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    field: float = 1.4
-    half_length: Positive = 105.5
-    resolution_rphi: Positive = 0.015
-    resolution_z: Positive = 0.05
-    efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
-    thickness: Positive = 1.0
-    gain: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Detector(Component, ABC):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import field_serializer, field_validator
 
-from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Response
+from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature
 from fm4npp.detectors.mapped import OTHER_SUBSYSTEM, MappedDetector
+from fm4npp.detectors.response import Response
 from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.geometry import Geometry
@@ -19,10 +20,14 @@ from fm4npp.geometry import Geometry
 class CompositeDetector(Detector):
     """Subsystems read from the same columns; each spacepoint carries the id of the one that measured it.
 
+    Usable without code as a YAML file of type `composite`, see examples/detectors/aleph_tracker.yaml.
+
     Attributes:
         parts: the subsystems, inside out; each claims its spacepoints by its `layer_range`, and what none claims is
-            left out. A specification gives each by its name or as `{"type": name, ...}`.
+            left out. A specification gives each by its name or as `{"type": name, ...}`; their names differ.
     """
+
+    registered_name: ClassVar[str] = "composite"
 
     parts: tuple[MappedDetector, ...]
 
@@ -34,6 +39,16 @@ class CompositeDetector(Detector):
         if not isinstance(parts, list | tuple):
             return parts
         return tuple(part if isinstance(part, Detector) else build(part) for part in parts)
+
+    @field_validator("parts")
+    @classmethod
+    def _check_names(cls, parts: tuple[MappedDetector, ...]) -> tuple[MappedDetector, ...]:
+        names = [part.name for part in parts]
+        if not names:
+            raise ValueError("needs parts")
+        if len(set(names)) < len(names):
+            raise ValueError(f"names a subsystem twice: {', '.join(names)}; give each part its own name")
+        return parts
 
     @field_serializer("parts")
     def _part_specs(self, parts: Iterable[Detector]) -> list[dict[str, Any]]:

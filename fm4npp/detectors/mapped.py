@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Positive, Response
+from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Positive
 from fm4npp.detectors.columns import TRUTH, apart, constant_within, first_reasons, of_particles, one_value, outside
+from fm4npp.detectors.response import Response
 from fm4npp.detectors.units import EnergyUnit, LengthUnit, in_centimetres, in_gev
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, PARTICLE_CLASSES, Event, exact, particle_class

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fm4npp.detectors import svtx_evaluator
-from fm4npp.detectors.base import Response
+from fm4npp.detectors import sphenix_material, svtx_evaluator
 from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.response import Response
 
 
 class SPHENIXMVTX(CylindricalDetector):
@@ -22,15 +22,22 @@ class SPHENIXMVTX(CylindricalDetector):
 
     eta: tuple[float, float] = (-2.5, 2.5)
     radius: tuple[float, float] = (2.0, 5.0)
-    layers: tuple[float, ...] = (2.523, 3.336, 4.148)
+    layers: tuple[float, ...] = sphenix_material.MVTX_RADII
     group_boundaries: tuple[float, ...] = (2.93, 3.74)
     layer_range: tuple[int, int] | None = (0, 2)
     formats: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"root-rows": svtx_evaluator.fields()})
+    # Pixels of 26.88 x 29.24 um give 5 um in clusters of several pixels, with an efficiency above 99 % (ALICE ITS2, the
+    # same sensor: arXiv 2503.17233). The sensitive layer is 30 um of silicon; staves overlap in azimuth.
     response: Response | None = Response(
-        field=1.4,
+        field=sphenix_material.FIELD,
         half_length=13.55,
         resolution_rphi=0.0005,
         resolution_z=0.0005,
-        efficiency=0.98,
+        efficiency=0.99,
+        medium="silicon",
         thickness=0.003,
+        radiation_lengths=sphenix_material.MVTX_LAYER,
+        material=sphenix_material.MATERIAL,
+        outer_radius=sphenix_material.CALORIMETER,
+        outer_half_length=sphenix_material.TPC_HALF_LENGTH,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fm4npp.detectors import svtx_evaluator
-from fm4npp.detectors.base import Feature, Response
+from fm4npp.detectors import sphenix_material, svtx_evaluator
+from fm4npp.detectors.base import Feature
 from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.response import Response
 
 # Layer radii in cm of the 2023 geometry that TPCpp-10M was simulated with (arXiv 2509.05792; sPHENIX coresoftware,
 # layers 7 to 54 in three pad groups of 16).
@@ -22,6 +24,54 @@ LAYERS = (
 )  # fmt: skip
 TPC_LAYERS = (7, 54)
 """Numbers of the first and the last layer, where one file holds all subsystems (sPHENIX coresoftware)."""
+
+
+def _regions(inner: float, middle: float, outer: float) -> tuple[float, ...]:
+    """One value for each of the three pad groups to one for each layer."""
+    return (inner,) * 16 + (middle,) * 16 + (outer,) * 16
+
+
+NUM_PADS = _regions(1152, 1536, 2304)
+"""Pads on the full circle of each layer."""
+PITCH = tuple(2 * math.pi * radius / pads for radius, pads in zip(LAYERS, NUM_PADS, strict=True))
+"""Of the pads of each layer, cm."""
+GAIN = 81.0
+"""ADC units per keV, fitted so that simulated minimum-bias events have the mean energy of TPCpp-10M (docs/simulation.md).
+From the electronics: 16.7 electrons/keV, a gain of 1400, 48 mV/fC and 1024 counts for 2.2 V are 84 at the peak."""
+# sPHENIX coresoftware as of 2023: PHG4TpcSubsystem for dimensions, pads and the insensitive edges of its 12 sectors
+# (0.5236 rad less the active 0.5024, 0.5087, 0.5097 rad), PHG4TpcElectronDrift for diffusion and electrons (Ne:CF4
+# 50:50), G4_TPC.C for the single-point resolutions. Clusters lie on 144 flat surfaces a layer. The membrane is 5.6 mm
+# thick. A time bin is 53 ns at 8 um/ns, 0.424 mm.
+#
+# A cluster reaches 3 pads and 5 time bins to either side of its largest (TpcClusterizer).
+#
+# Threshold and saturation are the smallest and the largest energy in TPCpp-10M, 23 and 6250 ADC units. (The electronics
+# has 4 times a noise of 670 electrons as threshold, and 1024 counts; after a gain of 1400 these are 0.11 and 12 keV in
+# one pad and time bin, PHG4TpcDigitizer.) That simulation has no dead channels, so nothing else is inefficient.
+RESPONSE = Response(
+    field=sphenix_material.FIELD,
+    half_length=sphenix_material.TPC_HALF_LENGTH,
+    resolution_rphi=0.015,
+    resolution_z=0.05,
+    medium="neon-cf4",
+    thickness=(0.534, 0.595) * 8 + (1.012,) * 16 + (1.088,) * 16,
+    gain=GAIN,
+    threshold=23 / GAIN,
+    saturation=6250 / GAIN,
+    planes=144,
+    sectors=12,
+    dead_phi=_regions(0.0212, 0.0149, 0.0139),
+    dead_z=0.28,
+    diffusion_rphi=0.004,
+    diffusion_z=0.012,
+    electrons=71.5,
+    merge_rphi=tuple(2 * pitch for pitch in PITCH),
+    merge_z=2 * 0.0424,
+    longest_rphi=tuple(7 * pitch for pitch in PITCH),
+    longest_z=11 * 0.0424,
+    material=sphenix_material.MATERIAL,
+    outer_radius=sphenix_material.CALORIMETER,
+)
 
 
 class SPHENIXTPC(CylindricalDetector):
@@ -44,14 +94,4 @@ class SPHENIXTPC(CylindricalDetector):
     formats: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"root-rows": {**svtx_evaluator.fields(energy="adc"), "layer_range": list(TPC_LAYERS)}}
     )
-    # Field, length and cluster resolutions of the 2023 simulation (sPHENIX coresoftware): 1.4 T map, 105.5 cm drift,
-    # 150 um in r-phi and 500 um in z. The gain gives simulated spacepoints the mean energy of TPCpp-10M.
-    response: Response | None = Response(
-        field=1.4,
-        half_length=105.5,
-        resolution_rphi=0.015,
-        resolution_z=0.05,
-        efficiency=0.97,
-        thickness=0.9,
-        gain=125.0,
-    )
+    response: Response | None = RESPONSE

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from fm4npp import detectors
-from fm4npp.detectors.base import Column, Feature, Response
+from fm4npp.detectors.base import Column, Feature
 from fm4npp.detectors.composite import CompositeDetector
 from fm4npp.detectors.cylindrical import CylindricalDetector
+from fm4npp.detectors.response import Response
 from fm4npp.detectors.sphenix_mvtx import SPHENIXMVTX
 from fm4npp.geometry import Geometry
 from fm4npp.testing.detectors import check_detector, made_columns
 
 REQUIRED_FIELDS = {
+    "composite": {"parts": ["sphenix-mvtx", "sphenix-intt"]},
     "cylindrical": {"name": "mine", "radius": (1.0, 10.0)},
     "cartesian": {"name": "mine", "low": (-10.0, -20.0, 0.0), "high": (10.0, 20.0, 50.0)},
 }
