@@ -41,7 +41,7 @@ MEAN, LONGEST, BATCH, K, PADDING = 834, 3200, 16, 30, -100.0
 
 def make_events(number: int, seed: int = 0) -> list[Event]:
     """Simulated events with a mean of about `MEAN` spacepoints, none longer than `LONGEST`."""
-    gun = ParticleGun(mean_primaries=15.0, mean_curlers=1.8)
+    gun = ParticleGun(mean_primaries=15.0)
     made = simulate(detectors.build("sphenix-tpc"), 2 * number, seed, gun)
     return [event for event in made if 1 < len(event) <= LONGEST][:number]
 

@@ -28,7 +28,7 @@ from fm4npp.training import PretrainConfig, pretrain
 from fm4npp.training.config import parse
 
 DETECTOR = "sphenix-tpc"
-GUN = ParticleGun(mean_primaries=3.0, mean_curlers=1.0)
+GUN = ParticleGun(mean_primaries=3.0)
 SPLITS = {"train": (800, 1), "validation": (100, 2)}
 """Events and seed of each set."""
 PARAMETERIZATIONS = ("standard", "mup")

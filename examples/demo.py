@@ -35,7 +35,7 @@ from fm4npp.training.config import parse
 DETECTOR = "sphenix-tpc"
 SPLITS = {"pretrain": (2000, 1), "train": (400, 2), "validation": (60, 3), "test": (100, 4)}
 """Events and seed of each set; no two share an event."""
-GUN = ParticleGun(mean_primaries=6.0, mean_curlers=1.5)
+GUN = ParticleGun(mean_primaries=6.0)
 TOKENS = 3072
 PRETRAIN_STEPS = 400
 HEADS: dict[str, dict[str, Any]] = {

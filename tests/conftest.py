@@ -12,7 +12,7 @@ from fm4npp.processing import FM4NPPProcessor
 from fm4npp.simulation import ParticleGun, simulate
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-GUN = ParticleGun(mean_primaries=3.0, mean_curlers=1.0)
+GUN = ParticleGun(mean_primaries=3.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

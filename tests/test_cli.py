@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fm4npp.backbones.norms import RMSNorm
 from fm4npp.cli import app
 from fm4npp.data import read_events, write_events
 from fm4npp.event import Event
+from fm4npp.simulation.events import block_size
 from fm4npp.testing import agreement
 from tests import kernels_double
 
@@ -46,7 +48,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.yaml").write_text(CONFIG)
     train, test = folder / "train.parquet", folder / "test.parquet"
-    gun = ("mean_primaries=3", "mean_curlers=1")
+    gun = ("mean_primaries=3",)
     call("simulate", "--events", 20, "--seed", 1, "--output", train, *gun)
     call("simulate", "--events", 6, "--seed", 2, "--output", test, *gun)
     model = folder / "model"
@@ -128,6 +130,47 @@ def test_simulation_is_deterministic(tmp_path):
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
+def test_a_particle_gun_from_the_command_line(tmp_path):
+    path, folder, num_events = tmp_path / "pions.parquet", tmp_path / "pions", 2 * block_size(63)
+    gun = ("simulate", "--gun", "pi+,pt=0.5..2,eta=-1..1,mean_primaries=0.2", "--detector", "sphenix-mvtx")
+    gun += ("--pileup", 63, "--seed", 3, "--events", num_events)
+    whole = summary(*gun, "--output", path)
+    events = list(read_events(path))
+    assert whole["num_events"] == len(events) == num_events
+    assert whole["num_spacepoints"] == sum(map(len, events)) > 0
+    assert whole["source"] in events[0].source
+    primaries = events[0].particles["parent"] == 0
+    transverse = np.hypot(events[0].particles["px"], events[0].particles["py"])[primaries]
+    assert set(events[0].particles["pdg"][primaries]) == {211}
+    assert 0.5 <= transverse.min() < transverse.max() <= 2
+    said = call(*gun, "--shards", 2, "--output", folder).stdout
+    assert f"{num_events} events of sphenix-mvtx, {whole['num_spacepoints']} spacepoints" in said
+    assert f"{whole['num_tracks']} tracks, {whole['num_empty_events']} events empty" in said
+    assert "events/s" in said
+    shown = summary("inspect", folder)
+    assert shown["distributions"]["tracks_per_event"]["mean"] == whole["num_tracks"] / num_events
+    kept = summary(*gun, "--shards", 2, "--output", folder)
+    assert (kept["num_kept"], kept["num_simulated"]) == (2, 0)
+
+
+def test_simulation_with_pythia(tmp_path):
+    path = tmp_path / "z.parquet"
+    setting = ("--settings", "HadronLevel:all = on", "--settings", "PartonLevel:MPI = off", "beam_spot=[0, 0, 0]")
+    call("simulate", "--facility", "lep-z", *setting, "--detector", "sphenix-mvtx", "--events", 2, "--output", path)
+    source = next(read_events(path)).source
+    assert "lep-z" in source
+    assert "PartonLevel:MPI = off" in source
+
+
+def test_without_the_extra_pythia_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pythia8mc", None)
+    output = tmp_path / "events.parquet"
+    result = call("simulate", "--facility", "rhic-pp", "--events", 2, "--output", output, status=1)
+    assert 'pip install "fm4npp[simulation]"' in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    call("simulate", "--detector", "sphenix-mvtx", "--events", 2, "--output", output)
+
+
 def test_list_and_doctor():
     listed = summary("list")
     assert {"sphenix-tpc", "star-tpc"} <= {row[0] for row in listed["detectors"]}
@@ -179,6 +222,16 @@ def test_a_detector_can_be_a_yaml_file(tmp_path):
         (("simulate", "--detector", "tpx", "--output", "OUT"), "sphenix-tpc"),
         (("simulate", "--detector", "nothing.yaml", "--output", "OUT"), "nothing.yaml"),
         (("simulate", "mean_primarys=3", "--output", "OUT"), "mean_primarys"),
+        (("simulate", "pt=[1, 2", "--output", "OUT"), "key=value"),
+        (("simulate", "--facility", "rhic", "--output", "OUT"), "rhic-pp, lep-z"),
+        (("simulate", "--facility", "lep-z", "--gun", "pi+", "--output", "OUT"), "exclude each other"),
+        (("simulate", "--facility", "lep-z", "--settings", "No:such = on", "--output", "OUT"), "No:such"),
+        (("simulate", "--facility", "lep-z", "spot=3", "--output", "OUT"), "spot: unknown key"),
+        (("simulate", "--settings", "HardQCD:all = on", "--output", "OUT"), "--facility"),
+        (("simulate", "--gun", "pion+,pt=2", "--output", "OUT"), "pi+"),
+        (("simulate", "--gun", "pi+", "number=2", "--output", "OUT"), "into --gun"),
+        (("simulate", "--shards", "2", "--output", "OUT"), "without .parquet"),
+        (("simulate", "--output", "out"), "--shards"),
         (("convert", "absent.root", "--detector", "star-tpc", "--output", "OUT"), "absent.root"),
         (("convert", "absent.root", "--detector", "tpx", "--output", "OUT"), "tpx"),
         (("predict", "absent.root", "--model", "absent", "--head", "absent", "--output", "OUT"), "absent"),

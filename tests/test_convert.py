@@ -83,11 +83,11 @@ def test_a_failed_conversion_goes_on_where_it_was(shards, tmp_path, monkeypatch)
     convert([shards], DETECTOR, tmp_path / "whole", events_per_file=4)
     output, original, done = tmp_path / "parts", folder.convert_part, []
 
-    def failing(task, *arguments):
+    def failing(task, **arguments):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(task)
-        return original(task, *arguments)
+        return original(task, **arguments)
 
     monkeypatch.setattr(folder, "convert_part", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +143,7 @@ def test_a_folder_of_other_things_is_left_alone(shards, tmp_path):
 
 
 def test_an_unfinished_folder_is_not_mixed_with_another_conversion(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "convert_part", lambda *arguments: (_ for _ in ()).throw(DataError("stop")))
+    monkeypatch.setattr(folder, "convert_part", lambda *_, **__: (_ for _ in ()).throw(DataError("stop")))
     with pytest.raises(DataError):
         convert([shards], DETECTOR, tmp_path / "out")
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import os
 from fm4npp.cli.app import app
 
 # Imported for their commands.
-from fm4npp.cli import checkpoints, data, data_sets, information, models, training  # isort: skip  # noqa: F401
+from fm4npp.cli import checkpoints, simulation, data, data_sets, information, models, training  # isort: skip  # noqa: F401
 
 
 def main() -> None:

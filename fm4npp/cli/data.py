@@ -1,9 +1,9 @@
-"""Commands on events: simulate, convert, inspect, display."""
+"""Commands on events: convert, inspect, display."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,61 +12,6 @@ from fm4npp.errors import ConfigurationError, DataError
 
 DetectorOption = Annotated[str, typer.Option("--detector", help="Registered name, or a YAML file.")]
 ReaderOption = Annotated[str, typer.Option("--reader", help="File format, in place of recognising it.")]
-
-
-@command
-def simulate(
-    output: Annotated[Path, typer.Option(help="Events file to write (Parquet).")],
-    detector: DetectorOption = "sphenix-tpc",
-    events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same events.")] = 1,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the particle gun.")
-    ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Simulate labelled events: a particle gun, helices, layers and their response.
-
-    Example: fm4npp simulate --detector sphenix-tpc --events 1000 --seed 1 --output events.parquet mean_primaries=20
-    """
-    from fm4npp import detectors
-    from fm4npp.data import EventWriter
-    from fm4npp.simulation import ParticleGun
-    from fm4npp.simulation import simulate as simulated
-
-    chosen = detectors.load(detector)
-    gun = _gun(ParticleGun, overrides or [])
-    hits = 0
-    with progress("simulating", events) as update, EventWriter(output) as writer:
-        for event in simulated(chosen, events, seed, gun):
-            writer.write(event)
-            hits += len(event)
-            update(writer.num_events)
-    summary = {"output": str(output), "events": events, "spacepoints": hits, "detector": chosen.name, "seed": seed}
-    finish(
-        summary,
-        as_json,
-        f"{output}: {events} events of {chosen.name}, {hits} spacepoints ({hits / events:.1f} an event)",
-    )
-
-
-def _gun(cls: Any, overrides: list[str]) -> Any:
-    import yaml
-    from pydantic import ValidationError
-
-    from fm4npp.registry import explain
-
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigurationError(f"{override!r} is not a setting; write key=value")
-        values[key] = yaml.safe_load(text)
-    try:
-        return cls(**values)
-    except ValidationError as error:
-        raise ConfigurationError(explain(error, "particle gun: ")) from error
 
 
 @command

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fm4npp.cli.distributions import SHOWN, distributed
 from fm4npp.data import Accounting
 from fm4npp.errors import DataError
 
@@ -74,8 +75,9 @@ def lines(summary: Summary) -> list[str]:
         return _described(summary)
     if summary["kind"] == "scan":
         return _scanned(summary)
-    special = ("accounting", "content", "content_verified")
+    special = ("accounting", "content", "content_verified", *SHOWN)
     text = _aligned({key: value for key, value in summary.items() if key not in special})
+    text += distributed(summary)
     text += accounted(summary["accounting"]) if "accounting" in summary else []
     if summary.get("content_verified"):
         hashes = summary["content"]

@@ -84,7 +84,7 @@ def _measure(
     from fm4npp.training.coordinate_check import coordinate_check as measured
 
     loaded = detectors.load(detector)
-    events = list(simulate(loaded, EVENTS_PER_STEP * steps, 1, ParticleGun(mean_primaries=3.0, mean_curlers=1.0)))
+    events = list(simulate(loaded, EVENTS_PER_STEP * steps, 1, ParticleGun(mean_primaries=3.0)))
     values = {
         "detectors": [loaded.spec()],
         "objective": {"type": "k-nnn", "targets": "offset"},

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from fm4npp import __version__, detectors
 from fm4npp.convert.events import ConversionReport, check_rejected, converted
+from fm4npp.data import folder
+from fm4npp.data.processes import results
 from fm4npp.data.reading import Source, existing
 from fm4npp.data.writing import EventWriter
 from fm4npp.detectors import Detector
-from fm4npp.errors import ConfigurationError, FM4NPPError
-from fm4npp.files import read_json, write_json
-from fm4npp.readers.events_parquet import MANIFEST, PLAN
+from fm4npp.files import read_json
+
+WHAT = "conversion"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,6 @@ class Task:
     name: str
     path: str
     part: str
-
-    def record(self, folder: Path) -> Path:
-        """The file that says that the task is finished, and what came of it."""
-        return folder / f".{self.name}.json"
 
 
 def convert_folder(
@@ -63,25 +59,26 @@ def convert_folder(
     """
     tasks = list(_tasks(inputs, detector, settings["reader"]))
     plan = _plan(inputs, detector, settings, events_per_file)
-    if (output / MANIFEST).is_file():
-        return _finished(output, plan)
-    _start(output, plan)
-    report = ConversionReport(output=str(output))
-    unfinished = []
+    if (manifest := folder.finished(output, plan, WHAT)) is not None:
+        return _finished(output, manifest)
+    folder.start(output, plan, WHAT)
+    kept = {task: record for task in tasks if (record := folder.kept(output, task.name)) is not None}
+    unfinished = [task for task in tasks if task not in kept]
+    num_events = sum(record["num_events"] for record in kept.values())
+    work = partial(
+        convert_part, detector=detector.spec(), output=output, settings=settings, events_per_file=events_per_file
+    )
+    killed = f"{output}: a converting process was killed; out of memory? {folder.GO_ON}"
+    with closing(results(work, unfinished, min(workers, len(unfinished)), killed=killed)) as counts:
+        for done in counts:
+            num_events += done
+            progress(num_events)
+    report = ConversionReport(output=str(output), num_kept=sum(len(record["files"]) for record in kept.values()))
     for task in tasks:
-        if _is_done(task, output):
-            report.num_kept += len(read_json(task.record(output))["files"])
-        else:
-            unfinished.append(task)
-    num_events = sum(read_json(t.record(output))["num_events"] for t in tasks if t not in unfinished)
-    arguments = (detector.spec(), str(output), settings, events_per_file)
-    for done in _run(unfinished, arguments, workers):
-        num_events += done
-        progress(num_events)
-    for task in tasks:
-        report.add(ConversionReport.from_dict(read_json(task.record(output))))
+        report.add(ConversionReport.from_dict(read_json(folder.place(output, task.name))))
     check_rejected(report, inputs, settings["max_rejected"])
-    _finish(output, plan, report, tasks)
+    entries = {key: value for key, value in report.as_dict().items() if key not in ("output", "files", "num_kept")}
+    folder.finish(output, plan, [task.name for task in tasks], entries, report.files)
     return report
 
 
@@ -117,63 +114,15 @@ def _identity(path: Path) -> dict[str, Any]:
     }
 
 
-def _start(output: Path, plan: dict[str, Any]) -> None:
-    """Make the folder, or take up the conversion that was interrupted in it."""
-    if (output / PLAN).is_file():
-        if (before := read_json(output / PLAN)) != plan:
-            different = ", ".join(key for key in plan if before.get(key) != plan[key])
-            raise ConfigurationError(
-                f"{output}: holds an unfinished conversion of other {different}; remove the folder, or choose another"
-            )
-        for leftover in output.glob(".events-*.tmp*"):
-            leftover.unlink()
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigurationError(f"{output}: exists and is no conversion; choose another folder")
-    write_json(output / PLAN, plan)
-
-
-def _is_done(task: Task, output: Path) -> bool:
-    """Whether a task is recorded as finished and its files are there, of the recorded size."""
-    if not task.record(output).is_file():
-        return False
-    files = read_json(task.record(output))["files"]
-    return all((output / f["file"]).is_file() and (output / f["file"]).stat().st_size == f["bytes"] for f in files)
-
-
-def _run(tasks: Sequence[Task], arguments: tuple[Any, ...], workers: int) -> Iterator[int]:
-    """Do the tasks; after each one the number of its events. The first error stops everything."""
-    if workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            yield convert_part(task, *arguments)
-        return
-    context = multiprocessing.get_context("spawn")  # threads of Arrow do not survive a fork
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_leave_interrupts_to_parent)
-    queue = iter(tasks)
-    try:
-        running: set[Future[int]] = {pool.submit(convert_part, task, *arguments) for task in islice(queue, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                running |= {pool.submit(convert_part, task, *arguments) for task in islice(queue, 1)}
-    except BaseException as error:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            remedy = "out of memory? Run the same command again, with fewer --workers, to go on"
-            raise FM4NPPError(f"{arguments[1]}: a converting process was killed; {remedy}") from error
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _finished(output: Path, manifest: dict[str, Any]) -> ConversionReport:
+    """The report of a conversion that has nothing left to do."""
+    shards = manifest["shards"]
+    values = {**manifest, "output": str(output), "files": shards, "num_kept": len(shards)}
+    return ConversionReport.from_dict(values)
 
 
 def convert_part(
-    task: Task, detector: dict[str, Any], output: str, settings: dict[str, Any], events_per_file: int
+    task: Task, detector: dict[str, Any], output: Path, settings: dict[str, Any], events_per_file: int
 ) -> int:
     """Convert one part, in files of at most `events_per_file` events, and record that it is done.
 
@@ -190,37 +139,16 @@ def convert_part(
     Raises:
         DataError: as of `convert`; files of this part may be left, but not its record.
     """
-    chosen, folder = detectors.build(detector), Path(output)
+    chosen = detectors.build(detector)
     report = ConversionReport()
     source = Source.of(task.path, chosen, reader=settings["reader"])
     outcomes = source.outcomes(task.part)
     events = converted(outcomes, chosen.geometry, settings["labels"], report, settings["max_rejected"])
     for number, first in enumerate(events):
         name = f"{task.name}-{number:04d}.parquet"
-        with EventWriter(folder / name) as writer:
+        with EventWriter(output / name) as writer:
             for event in chain([first], islice(events, events_per_file - 1)):
                 writer.write(event)
-        report.files.append({"file": name, "bytes": (folder / name).stat().st_size, **writer.summary})
-    write_json(task.record(folder), report.as_dict())
+        report.files.append({"file": name, "bytes": (output / name).stat().st_size, **writer.summary})
+    folder.keep(output, task.name, report.as_dict())
     return report.num_events
-
-
-def _finish(output: Path, plan: dict[str, Any], report: ConversionReport, tasks: Sequence[Task]) -> None:
-    names = {shard["file"] for shard in report.files}
-    for leftover in output.glob("events-*.parquet"):
-        if leftover.name not in names:
-            leftover.unlink()
-    entries = {key: value for key, value in report.as_dict().items() if key not in ("output", "files", "num_kept")}
-    write_json(output / MANIFEST, {"plan": plan, **entries, "shards": report.files})
-    for path in (output / PLAN, *(task.record(output) for task in tasks)):
-        path.unlink(missing_ok=True)
-
-
-def _finished(output: Path, plan: dict[str, Any]) -> ConversionReport:
-    """The report of a conversion that has nothing left to do."""
-    manifest = read_json(output / MANIFEST)
-    if manifest.get("plan") != plan:
-        raise ConfigurationError(f"{output}: holds the finished conversion of something else; choose another folder")
-    shards = manifest["shards"]
-    values = {**manifest, "output": str(output), "files": shards, "num_kept": len(shards)}
-    return ConversionReport.from_dict(values)

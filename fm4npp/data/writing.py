@@ -24,7 +24,9 @@ from fm4npp.readers import events_schema
 from fm4npp.readers.events_parquet import SUMMARY_KEY
 
 ROWS_PER_GROUP = 500
-"""Events in a row group of an events file: a few megabytes."""
+"""Events in a row group of an events file, at most: a few megabytes."""
+SPACEPOINTS_PER_GROUP = 1_000_000
+"""No further event is added to a row group with so many: some 100 megabytes while it is written."""
 
 
 class ContentHash:
@@ -76,6 +78,7 @@ class EventWriter:
         self._accounting = self._own if accounting is None else accounting
         self._stack = ExitStack()
         self._events: list[Event] = []
+        self._pending = 0
         self._metadata: dict[str, Any] = {}
         self._ranges: dict[str, list[float]] = {}
         self._hash = ContentHash()
@@ -102,7 +105,8 @@ class EventWriter:
             self._own.use(event)
         self.num_events += 1
         self.num_spacepoints += len(event)
-        if len(self._events) >= ROWS_PER_GROUP:
+        self._pending += len(event)
+        if len(self._events) >= ROWS_PER_GROUP or self._pending >= SPACEPOINTS_PER_GROUP:
             self._flush()
 
     def __exit__(
@@ -138,6 +142,7 @@ class EventWriter:
         for field, column in zip(batch.schema, batch.columns, strict=True):
             self._widen(field.name, column.values if pa.types.is_list(field.type) else column)
         self._events.clear()
+        self._pending = 0
 
     def _widen(self, name: str, values: pa.Array) -> None:
         if len(values) and not pa.types.is_string(values.type):

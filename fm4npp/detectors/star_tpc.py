@@ -36,8 +36,8 @@ def _dead_phi() -> tuple[float, ...]:
 
 
 GAIN = 74.0
-"""ADC units per keV, fitted so that single pions have the mean energy of the public simulated events, 348. Threshold and
-saturation are the smallest and the largest energy there."""
+"""ADC units per keV, fitted so that single pions have the mean energy of the public simulated events, 348. Threshold
+and saturation are the smallest and the largest energy there."""
 # M. Anderson et al., NIM A 499 (2003) 659: field, diffusion in P10 at 0.5 T, pads of 11.5 and 19.5 mm along the radius,
 # two hits apart by 0.8 (inner) or 1.3 cm along the row, or by 2.7 cm along the drift, are resolved; membrane of 70 um.
 # Field cages are 0.62 % and 1.26 % of X0 there; the beam pipe is 1 mm of beryllium at 4 cm (star-sw, pipegeo), with air

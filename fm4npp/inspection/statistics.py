@@ -10,6 +10,7 @@ import numpy as np
 
 from fm4npp.event import PARTICLE_CLASSES, Array, Event
 from fm4npp.geometry import Geometry
+from fm4npp.inspection.distributions import Distributions
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Statistics:
         classes: (5,) spacepoints of each of `PARTICLE_CLASSES`.
         noise: spacepoints tagged as noise.
         tagged: spacepoints with a noise tag.
+        distributions: of what can be counted or measured.
     """
 
     geometry: Geometry | None = None
@@ -51,6 +53,7 @@ class Statistics:
     classes: Array = field(default_factory=lambda: np.zeros(len(PARTICLE_CLASSES), dtype=np.int64))
     noise: int = 0
     tagged: int = 0
+    distributions: Distributions = field(default_factory=Distributions)
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
@@ -65,6 +68,7 @@ class Statistics:
         self._widen(dict(zip("xyz", event.positions.T, strict=True)))
         self._widen(dict(zip(event.feature_names, event.features.T, strict=True)))
         self._add_labels(event)
+        self.distributions.add(event)
 
     def _widen(self, columns: dict[str, Array]) -> None:
         for name, values in columns.items():
@@ -114,4 +118,4 @@ class Statistics:
             summary["particle_classes"] = dict(zip(PARTICLE_CLASSES, self.classes.tolist(), strict=True))
         if self.tagged:
             summary["noise_share"] = self.noise / self.tagged
-        return summary
+        return {**summary, **self.distributions.as_dict()}

@@ -22,10 +22,12 @@ SUMMARY_KEY = b"fm4npp.summary"
 """Key of the file metadata that holds counts, ranges and the content hash, as JSON."""
 MANIFEST = "manifest.json"
 """In a folder of events files: their names in order, and what was read and left out."""
-PLAN = ".conversion.json"
-"""In a folder whose conversion is not finished: what is being converted, and how."""
+PLAN = ".plan.json"
+"""In a folder that is not finished: what is being written, and how."""
 ROWS = 256
-"""Events decoded at a time."""
+"""Events decoded at a time, at most."""
+VALUES = 1_000_000
+"""Values of a column decoded at a time, about, where events are large: some 100 megabytes of spacepoints."""
 URL = "hf://"
 """Where events files may be other than here: repositories of the Hugging Face Hub."""
 
@@ -92,7 +94,7 @@ def files(path: str | Path) -> list[str | Path]:
         return [path]
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
-        remedy = "if a conversion into it was interrupted, run the same command again"
+        remedy = "if the command that writes it was interrupted, run the same command again"
         raise DataError(f"a folder without {MANIFEST}, so not a finished set of events files", file=path, remedy=remedy)
     manifest = read_json(folder / MANIFEST, DataError)
     with decoding(folder / MANIFEST, "the list of events files"):
@@ -176,9 +178,17 @@ def batches(path: str | Path) -> Iterator[pa.RecordBatch]:
     lists, scalars = columns_of(read_metadata(path))
     with decoding(path, "the Parquet file"), opened(path) as file:
         check_required([*lists, *scalars], file.schema_arrow.names, path)
-        for batch in file.iter_batches(batch_size=ROWS, columns=[*lists, *scalars], use_threads=False):
+        rows = _rows_at_a_time(file.metadata)
+        for batch in file.iter_batches(batch_size=rows, columns=[*lists, *scalars], use_threads=False):
             check_batch(batch, lists, path)
             yield batch
+
+
+def _rows_at_a_time(metadata: pq.FileMetaData) -> int:
+    """`ROWS`, or fewer if they would hold more than `VALUES` values in the row group with the largest events."""
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    largest = max((group.column(0).num_values / max(group.num_rows, 1) for group in groups), default=0.0)
+    return max(1, min(ROWS, int(VALUES / max(largest, 1.0))))
 
 
 def check_batch(batch: pa.RecordBatch, lists: Sequence[str], path: str | Path) -> None:

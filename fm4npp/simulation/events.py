@@ -1,10 +1,10 @@
-"""From generated particles to events: propagate, measure, label, shuffle."""
+"""From generated particles to events: generate, transport, measure, label, shuffle."""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,113 +12,116 @@ from numpy.typing import NDArray
 
 from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError
-from fm4npp.event import Event, particle_class
+from fm4npp.event import Event
+from fm4npp.simulation.generator import Generator
 from fm4npp.simulation.gun import ParticleGun
-from fm4npp.simulation.helix import Helices, crossings, helices, points, turn_limit
-from fm4npp.simulation.ionisation import relative_loss, straggling
-from fm4npp.simulation.layers import ENERGY, Layers, layers_of
-from fm4npp.simulation.particles import Particles
+from fm4npp.simulation.layers import ENERGY, Layers, layers_of, surfaces_of
+from fm4npp.simulation.measurement import Spacepoints, measure
+from fm4npp.simulation.pileup import overlay
+from fm4npp.simulation.transport import transport
+from fm4npp.simulation.truth import Truth, truth_of
 
 Array = NDArray[Any]
 
-NOISE_BELOW = 0.06
-"""GeV/c: spacepoints of particles below this momentum are noise (paper appendix A.3)."""
-LONGEST_PATH = 4.0
-"""Longest path in a layer that a particle can have by crossing it askew in the transverse plane, in units of the
-layer's thickness: a cluster does not grow further along the layer."""
+BLOCK = 512
+"""Events that are simulated together: many enough for NumPy, few enough for the memory."""
 DEFAULT_GUN = ParticleGun()
 
 
-def simulate(detector: Detector, num_events: int, seed: int, gun: ParticleGun = DEFAULT_GUN) -> Iterator[Event]:
-    """Labelled events of a particle gun in a detector; a fast, parametric simulation.
-
-    Particles fly on helices in a uniform field until they pass the outermost layer, leave the ends, or have used up
-    their path, so those that the field holds inside make several turns; what lies between the layers is transparent.
-    They lose no momentum on the way, do not scatter, decay or interact, and clusters do not merge. Each crossing is
-    measured with the detector's efficiency and resolution; its radius stays on the layer.
+def simulate(
+    detector: Detector, num_events: int, seed: int, generator: Generator = DEFAULT_GUN, pileup: float = 0.0
+) -> Iterator[Event]:
+    """Labelled events of a detector; a fast, parametric simulation (docs/simulation.md).
 
     Args:
         detector: with a `Response` for every subsystem.
         num_events: how many.
-        seed: not negative. Event i depends on (seed, i) alone, so a longer run starts with the events of a shorter one.
-        gun: what is shot.
+        seed: not negative. The same seed and number give the same events.
+        generator: of collisions: a particle gun, or PYTHIA.
+        pileup: mean number of further collisions in an event, Poisson.
 
     Returns:
         The events one after another, spacepoints in random order. Labels: `track_id` (from 1, one for each particle,
-        curling electrons too), `particle_class`, `is_noise`, `layer` (index over the layers of all subsystems).
-        Particles: every generated one, with `num_hits`, which may be 0.
+        secondaries too), `pdg`, `particle_class`, `is_noise`, `layer` (index over the layers of all subsystems).
+        Particles: every generated charged one, every one with spacepoints and its ancestors, with `parent` (track_id,
+        0 for none) and `num_hits`.
 
     Raises:
         ConfigurationError: if the detector cannot be simulated, or a number is negative.
     """
-    if num_events < 0 or seed < 0:
-        raise ConfigurationError(f"simulate: num_events = {num_events} and seed = {seed} must not be negative")
-    source = f"particle-gun seed={seed} fm4npp {importlib.metadata.version('fm4npp')}"
-    make = functools.partial(_event, detector, layers_of(detector), gun, seed, source)
-    return map(make, range(num_events))
+    check(detector, num_events, seed, pileup)
+    return _simulated(detector, num_events, seed, generator, pileup)
 
 
-def _event(detector: Detector, layers: Layers, gun: ParticleGun, seed: int, source: str, index: int) -> Event:
-    rng = np.random.default_rng([seed, index])
-    half_length = float(layers.half_length.max())
-    particles = gun.shoot(rng, (float(layers.radius.min()), float(layers.radius.max())), half_length)
-    paths = helices(particles.vertex, particles.momentum, particles.charge, layers.field)
-    limit = turn_limit(paths, float(layers.radius.max()), half_length, particles.max_path)
-    particle, layer, turn = _seen(crossings(paths, layers.radius, limit), layers, rng)
-    true = points(paths, particle, turn)
-    measured = _smeared(true, layer, layers, rng)
-    energy = _energies(particles, paths, layers, (particle, layer, turn), true, rng)
-    kept = np.flatnonzero(np.abs(measured[:, 2]) <= layers.half_length[layer])
-    hits = rng.permutation(kept)
-    owner, layer = particle[hits], layer[hits]
+def _simulated(detector: Detector, num_events: int, seed: int, generator: Generator, pileup: float) -> Iterator[Event]:
+    size = block_size(pileup)
+    for block, first in enumerate(range(0, num_events, size)):
+        yield from block_events(detector, generator, seed, block, min(size, num_events - first), pileup)
+
+
+def check(detector: Detector, num_events: int, seed: int, pileup: float) -> None:
+    """Raise a ConfigurationError unless these can be simulated."""
+    if num_events < 0 or seed < 0 or not 0 <= pileup < np.inf:
+        raise ConfigurationError(
+            f"simulate: num_events = {num_events}, seed = {seed} and pileup = {pileup} must not be negative"
+        )
+    layers_of(detector)
+
+
+def block_size(pileup: float) -> int:
+    """Number of events that are simulated together; fewer where each holds more collisions."""
+    return max(1, round(BLOCK / (1 + pileup)))
+
+
+def block_events(
+    detector: Detector, generator: Generator, seed: int, block: int, count: int, pileup: float = 0.0
+) -> list[Event]:
+    """The events of one block; they depend on the arguments alone.
+
+    Args:
+        detector: see `simulate`.
+        generator: see `simulate`.
+        seed: see `simulate`.
+        block: number of the block, from 0. Its first event has the id `block * block_size(pileup)`.
+        count: number of its events.
+        pileup: see `simulate`.
+    """
+    generation, detection = np.random.SeedSequence([seed, block]).spawn(2)
+    rng = np.random.default_rng(detection)
+    layers = layers_of(detector)
+    flown = transport(overlay(generator, count, pileup, generation), surfaces_of(detector), rng)
+    spacepoints = measure(flown.crossings, flown.particles, layers, rng)
+    order = rng.permutation(len(spacepoints))
+    spacepoints = spacepoints.take(order[np.argsort(spacepoints.event[order], kind="stable")])
+    truth = truth_of(flown, spacepoints, count)
+    source = f"{generator.source}{f', pile-up {pileup:g}' if pileup else ''}; seed {seed}; "
+    source += f"fast simulation, fm4npp {importlib.metadata.version('fm4npp')}"
+    first = block * block_size(pileup)
+    return [
+        _event(detector, layers, spacepoints.take(slice(*ends)), truth, index, first + index, slice(*ends), source)
+        for index, ends in enumerate(pairwise(np.searchsorted(spacepoints.event, np.arange(count + 1)).tolist()))
+    ]
+
+
+def _event(
+    detector: Detector,
+    layers: Layers,
+    spacepoints: Spacepoints,
+    truth: Truth,
+    index: int,
+    event_id: int,
+    place: slice,
+    source: str,
+) -> Event:
     return Event(
-        positions=measured[hits],
-        features=energy[hits, None] if layers.energy else np.empty((len(hits), 0)),
+        positions=spacepoints.position.astype(np.float32),
+        features=spacepoints.energy[:, None] if layers.energy else np.empty((len(spacepoints), 0)),
         feature_names=(ENERGY,) if layers.energy else (),
-        labels={
-            "track_id": owner + 1,
-            "particle_class": particle_class(particles.pdg)[owner],
-            "is_noise": (particles.total_momentum < NOISE_BELOW)[owner],
-            "layer": layer,
-        },
-        particles={**particles.columns(), "num_hits": np.bincount(owner, minlength=len(particles))},
-        detector_ids=layers.subsystem[layer],
+        labels={**{name: values[place] for name, values in truth.labels.items()}, "layer": spacepoints.layer},
+        particles=truth.particles_of(index),
+        detector_ids=layers.subsystem[spacepoints.layer],
         subsystems=detector.subsystems,
         detector=detector.name,
-        event_id=index,
+        event_id=event_id,
         source=source,
     )
-
-
-def _seen(crossing: tuple[Array, Array, Array], layers: Layers, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """The crossings (particle, layer, turn) that make a spacepoint."""
-    particle, layer, turn = crossing
-    seen = rng.random(len(layer)) < layers.efficiency[layer]
-    return particle[seen], layer[seen], turn[seen]
-
-
-def _smeared(true: Array, layer: Array, layers: Layers, rng: np.random.Generator) -> Array:
-    """(C, 3) measured positions: moved along the cylinder and along z by the resolution."""
-    move = rng.standard_normal((2, len(true)))
-    radius = layers.radius[layer]
-    phi = np.arctan2(true[:, 1], true[:, 0]) + move[0] * layers.resolution_rphi[layer] / radius
-    z = true[:, 2] + move[1] * layers.resolution_z[layer]
-    return np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=1)
-
-
-def _energies(
-    particles: Particles,
-    paths: Helices,
-    layers: Layers,
-    crossing: tuple[Array, Array, Array],
-    true: Array,
-    rng: np.random.Generator,
-) -> Array:
-    """(C,) deposited energy: mean loss of the particle x path in the layer x straggling x gain."""
-    particle, layer, turn = crossing
-    heading = paths.phi[particle] + paths.sense[particle] * turn
-    askew = np.abs(np.cos(heading - np.arctan2(true[:, 1], true[:, 0])))
-    path = paths.stretch[particle] / np.maximum(askew, 1 / LONGEST_PATH)
-    loss = relative_loss(particles.total_momentum / particles.mass)[particle]
-    deposit: Array = layers.gain[layer] * loss * path * straggling(len(layer), rng)
-    return deposit

@@ -1,0 +1,155 @@
+"""Work shared out among processes: a few pieces at a time, and a clean end whatever happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from fm4npp.errors import FM4NPPError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 2
+"""Items for each process that may be under way, or finished before their turn."""
+
+
+def results(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, *, in_order: bool = False, killed: str = ""
+) -> Generator[Result, None, None]:
+    """The results of a function of every item; no more than `AHEAD` of them for each process are held at a time.
+
+    With one process everything is done in this one, at the time a result is asked for. Close the iterator
+    (`contextlib.closing`) where it may be left before its end: its processes end then, whatever they are doing.
+
+    Args:
+        function: one that can be pickled; sent to every process once. It starts no processes of its own.
+        items: short ones, as they are sent while others are waited for.
+        workers: processes.
+        in_order: results in the order of the items, not as they are finished.
+        killed: message for the case that a process dies.
+
+    Raises:
+        FM4NPPError: if a process dies. The first error of the function is raised as it is, and ends all processes.
+    """
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    with _team(function, workers) as team:
+        try:
+            yield from _collected(team, enumerate(items), in_order)
+        except _DiedError as error:
+            raise FM4NPPError(killed or "a process was killed; out of memory?") from error
+
+
+class _DiedError(Exception):
+    pass
+
+
+def _collected(team: list[Connection], queue: Iterator[tuple[int, Any]], in_order: bool) -> Iterator[Any]:
+    """Give out the items, and yield the results."""
+    idle, working = list(team), dict[Connection, int]()
+    finished: dict[int, Any] = {}
+    turn = 0
+    while True:
+        while idle and len(working) + len(finished) < AHEAD * len(team) and (piece := next(queue, None)) is not None:
+            number, item = piece
+            _send(idle[-1], item)
+            working[idle.pop()] = number
+        if finished and (not in_order or turn in finished):
+            yield finished.pop(turn if in_order else next(iter(finished)))
+            turn += 1
+        elif working:
+            ready: list[Any] = wait(list(working))
+            for connection in ready:
+                finished[working.pop(connection)] = _receive(connection)
+                idle.append(connection)
+        else:
+            return
+
+
+def _send(connection: Connection, item: Any) -> None:
+    try:
+        connection.send(item)
+    except OSError as error:
+        raise _DiedError from error
+
+
+def _receive(connection: Any) -> Any:
+    try:
+        value, failed = connection.recv()
+    except (EOFError, OSError) as error:
+        raise _DiedError from error
+    if failed:
+        raise value
+    return value
+
+
+@contextmanager
+def _team(function: Callable[[Any], Any], workers: int) -> Iterator[list[Connection]]:
+    """Processes that apply the function to what they are sent, each at the other end of one connection.
+
+    Nobody else has that end. So one that dies ends what it was sending (a shared queue would wait for the rest), and
+    they notice when this process dies.
+    """
+    context = multiprocessing.get_context("spawn")  # threads of Arrow do not survive a fork
+    connections, processes = [], []
+    try:
+        with _interrupts_held():
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                connections.append(ours)
+                process = context.Process(target=_work, args=(theirs, function), daemon=True)
+                process.start()
+                processes.append(process)
+                theirs.close()
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, from their first moment on: it is their parent that ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it, as the first process does, would let interrupts in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(connection: Any, function: Callable[[Any], Any]) -> None:
+    """What a process does until its parent closes the connection, or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while True:
+            item = connection.recv()
+            try:
+                outcome = function(item), False
+            except Exception as error:
+                outcome = _explained(error), True
+            connection.send(outcome)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _explained(error: Exception) -> Exception:
+    """An error with where it happened, which does not travel along; but ours are for users, who need it not."""
+    if not isinstance(error, FM4NPPError):
+        error.add_note(traceback.format_exc())
+    return error
