@@ -36,7 +36,8 @@ NUM_PADS = _regions(1152, 1536, 2304)
 PITCH = tuple(2 * math.pi * radius / pads for radius, pads in zip(LAYERS, NUM_PADS, strict=True))
 """Of the pads of each layer, cm."""
 GAIN = 81.0
-"""ADC units per keV, fitted: simulated minimum-bias events have the mean energy of TPCpp-10M (docs/simulation.md). the electronics: 16.7 electrons/keV, a gain of 1400, 48 mV/fC and 1024 counts for 2.2 V are 84 at the peak."""
+"""ADC units per keV, fitted: simulated minimum-bias events have the mean energy of TPCpp-10M (docs/simulation.md). From
+the electronics: 16.7 electrons/keV, a gain of 1400, 48 mV/fC and 1024 counts for 2.2 V are 84 at the peak."""
 # sPHENIX coresoftware as of 2023: PHG4TpcSubsystem for dimensions, pads and the insensitive edges of its 12 sectors
 # (0.5236 rad less the active 0.5024, 0.5087, 0.5097 rad), PHG4TpcElectronDrift for diffusion and electrons (Ne:CF4
 # 50:50), G4_TPC.C for the single-point resolutions. Clusters lie on 144 flat surfaces a layer. The membrane is 5.6 mm

@@ -17,6 +17,7 @@ class Facility:
         tune: name of PYTHIA's parameters.
         settings: of PYTHIA, in order.
         beam_spot: standard deviations of the place of a collision along x, y and z, cm; Gaussian, around the origin.
+        has_table: whether PYTHIA's start is shortened by a table that comes with the package (`pythia.write_table`).
         has_pileup: whether several collisions in one crossing, or one readout window, are usual there.
     """
 
@@ -24,6 +25,7 @@ class Facility:
     tune: str
     settings: tuple[str, ...]
     beam_spot: tuple[float, float, float]
+    has_table: bool = False
     has_pileup: bool = False
 
 
@@ -62,6 +64,7 @@ FACILITIES: dict[str, Facility] = {
         "Detroit tune",
         ("Beams:eCM = 200.", "SoftQCD:inelastic = on", *_DETROIT),
         (0.012, 0.012, 10.0),
+        has_table=True,
         has_pileup=True,
     ),
     # Beams of 200 um x 5 um (RMS; T. Adye, PhD thesis, University of Oxford (1998), section 2.1) and about 1 cm long:
@@ -118,6 +121,7 @@ FACILITIES: dict[str, Facility] = {
         "Monash tune",
         ("Beams:eCM = 13600.", "SoftQCD:inelastic = on"),
         (0.00088, 0.00101, 3.82),
+        has_table=True,
         has_pileup=True,
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,9 @@ _DECAYS = (
 beam. So the cylinder is as long as detectors are, and as wide as the longest path that is followed, 10 m."""
 _FIXED = ("Print:quiet = on", "Random:setSeed = on", "Random:seed = 1")
 _MAX_TRIES = 10.0  # for each event that is wanted
+_TABLES = Path(__file__).parent / "tables"
+"""Integrals over multiparton interactions of the facilities with diffraction, as PYTHIA writes them (`write_table`): to
+make them takes 10 s and more at every start, to read them a third of a second."""
 
 
 class Pythia8(Generator):
@@ -68,9 +72,8 @@ class Pythia8(Generator):
     @property
     def source(self) -> str:
         """Such as "pythia8 8.317 rhic-pp (Detroit tune)", with what was set besides."""
-        version = importlib.metadata.version("pythia8mc").removesuffix(".0")
         spot = () if self.beam_spot is None else (f"beam spot {'/'.join(f'{size:g}' for size in self.beam_spot)} cm",)
-        return "; ".join([f"pythia8 {version} {self.facility} ({self._facility.tune})", *self.settings, *spot])
+        return "; ".join([f"pythia8 {_version()} {self.facility} ({self._facility.tune})", *self.settings, *spot])
 
     def collisions(self, count: int, seed: np.random.SeedSequence) -> Particles:
         """Independent collisions; they depend on the arguments alone, whatever was generated before.
@@ -86,7 +89,8 @@ class Pythia8(Generator):
             ConfigurationError: if PYTHIA cannot be initialised with the settings.
             FM4NPPError: if PYTHIA fails in nine of ten attempts to make an event.
         """
-        pythia, resets = _initialised((*self._facility.settings, *self.settings))
+        table = None if self.settings or not self._facility.has_table else _table_of(self.facility)
+        pythia, resets = _initialised((*self._facility.settings, *self.settings), table)
         rng = np.random.default_rng(seed)
         spots = rng.normal(size=(count, 3)) * self._beam_spot
         for reset in resets:
@@ -123,10 +127,36 @@ def _configured(settings: tuple[str, ...]) -> Any:
     return pythia
 
 
+def write_table(facility: str, path: Path) -> None:
+    """Write the table of multiparton interactions of a facility, for the version of PYTHIA that is installed."""
+    pythia = _configured(FACILITIES[facility].settings)
+    _use_table(pythia, path, mode=1)
+    if not pythia.init():
+        raise ConfigurationError(f"PYTHIA cannot be initialised for {facility}")
+
+
+def _table_of(facility: str) -> Path:
+    path = _TABLES / f"{facility}-{_version()}.txt"
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: is missing; install fm4npp again, with the PYTHIA of its extra `simulation`")
+    return path
+
+
+def _use_table(pythia: Any, path: Path, mode: int) -> None:
+    pythia.settings.mode("MultipartonInteractions:reuseInit", mode)  # 1 writes, 2 reads
+    pythia.settings.word("MultipartonInteractions:initFile", str(path))
+
+
+def _version() -> str:
+    return importlib.metadata.version("pythia8mc").removesuffix(".0")
+
+
 @functools.cache
-def _initialised(settings: tuple[str, ...]) -> tuple[Any, tuple[int, ...]]:
+def _initialised(settings: tuple[str, ...], table: Path | None) -> tuple[Any, tuple[int, ...]]:
     """PYTHIA ready to run, and the seeds of events that bring it into a known state."""
     pythia = _configured(settings)
+    if table is not None:
+        _use_table(pythia, table, mode=2)
     if not pythia.init():
         raise ConfigurationError(f"PYTHIA cannot be initialised with {'; '.join(settings)}")
     return pythia, _resets(pythia)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from fm4npp.errors import ConfigurationError, FM4NPPError
+from fm4npp.simulation import pythia
 from fm4npp.simulation.facilities import FACILITIES
 from fm4npp.simulation.particles import Particles
-from fm4npp.simulation.pythia import Pythia8
+from fm4npp.simulation.pythia import Pythia8, write_table
 
-FAST = ("lep-z", "hera-ep", "eic-ep")  # initialised in half a second; minimum bias takes ten
+FAST = ("lep-z", "hera-ep", "eic-ep")  # initialised in half a second
 NEUTRINOS = (12, 14, 16)
 TRACKED = {13, 211, 321, 130, 310, 3122, 3112, 3222, 3312, 3322, 3334}  # c tau > 1 cm (PDG)
 K_SHORT, LAMBDA = 310, 3122
@@ -262,3 +263,17 @@ def test_without_the_extra(missing, monkeypatch):
     with pytest.raises(ConfigurationError) as error:
         Pythia8(facility="lep-z")
     assert str(error.value) == f'the package {missing} is not installed: pip install "fm4npp[simulation]"'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("facility", [name for name, facility in FACILITIES.items() if facility.has_table])
+def test_the_tables_are_what_pythia_writes(facility, tmp_path):
+    write_table(facility, tmp_path / "table.txt")
+    assert (tmp_path / "table.txt").read_text() == pythia._table_of(facility).read_text()
+
+
+def test_a_table_of_another_version_is_not_used(monkeypatch):
+    monkeypatch.setattr(pythia, "_version", lambda: "8.316")
+    with pytest.raises(ConfigurationError, match=r"8\.316.*is missing; install fm4npp again") as caught:
+        Pythia8(facility="rhic-pp").collisions(1, np.random.SeedSequence(1))
+    assert "\n" not in str(caught.value)
