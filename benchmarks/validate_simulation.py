@@ -247,10 +247,11 @@ def most_probable(beta_gamma: Array, medium: Medium, thickness: float) -> Array:
 
 
 def truncated_losses(events: Iterable[Event], detector: Detector) -> dict[str, Array]:
-    """Momentum, species and truncated mean of energy / path of particles from the beam with at least 20 spacepoints.
+    """Momentum, species and truncated mean of energy / path of particles from the beam in at least 20 rows.
 
     The path in a row follows from the true momentum: a circle from the beam crosses a radius r at the angle with sine
-    r / 2R. The mean is over the lowest 60 % of a particle's spacepoints, as is usual against the Landau tail.
+    r / 2R; those that turn back are left out. The spacepoints of a row add up; the mean is over the lowest 60 % of the
+    rows, as is usual against the Landau tail.
     """
     geometry, response = detector.responses[detector.subsystems[0]]
     thickness = np.broadcast_to(np.asarray(response.thickness, float), (len(geometry.layers),))
@@ -266,12 +267,14 @@ def truncated_losses(events: Iterable[Event], detector: Detector) -> dict[str, A
             chosen = slice(*np.searchsorted(track, [particles["track_id"][row], particles["track_id"][row] + 1]))
             px, py, pz = (float(particles[name][row]) for name in ("px", "py", "pz"))
             transverse = np.hypot(px, py)
-            sine = radii[layer[chosen]] * silicon_tracks.TESLA_CM * response.field / (2 * transverse)
-            usable = sine < 0.8
-            if np.count_nonzero(usable) < 20:
+            sine = radii * silicon_tracks.TESLA_CM * response.field / (2 * transverse)
+            if sine[-1] > 0.8:
                 continue
-            path = thickness[layer[chosen]][usable] * np.hypot(1, pz / transverse) / np.sqrt(1 - sine[usable] ** 2)
-            ratio = np.sort(energy[chosen][usable] / path)
+            crossed, place = np.unique(layer[chosen], return_inverse=True)
+            if len(crossed) < 20:
+                continue
+            path = thickness[crossed] * np.hypot(1, pz / transverse) / np.sqrt(1 - sine[crossed] ** 2)
+            ratio = np.sort(np.bincount(place, energy[chosen]) / path)
             momenta.append(np.hypot(transverse, pz))
             codes.append(abs(int(particles["pdg"][row])))
             losses.append(ratio[: max(1, int(0.6 * len(ratio)))].mean())
