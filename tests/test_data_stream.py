@@ -196,7 +196,8 @@ def test_a_stream_goes_on_at_any_place(few, kind):
     states.append(stream.state_dict())  # of the finished epoch
     counts = stream.accounting.as_dict()
     assert len(everything) > 3
-    for given, state in enumerate(states):
+    places = sorted({*range(0, len(states), 3), len(states) - 2, len(states) - 1})
+    for given, state in [(place, states[place]) for place in places]:
         resumed = new()
         resumed.load_state_dict(state)
         assert resumed.state_dict() == state
