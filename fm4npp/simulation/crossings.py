@@ -19,7 +19,8 @@ class Crossings:
         layer: (C,) int64, index into `Layers`.
         position: (C, 3) float64 in cm, on the layer's cylinder.
         momentum: (C, 3) float64 in GeV/c.
-        path: (C,) float64 in cm, flown since the cylinder crossed before.
+        path: (C,) float64 in cm, the longest path there can be in the layer: what was flown since the cylinder crossed
+            before; more where layers are thicker than the space between cylinders.
     """
 
     particle: Array

@@ -80,12 +80,14 @@ def turn_to(paths: Helices, radius: Array, outward: bool) -> Array:
         outward: whether crossings from inside to outside are meant, or those from outside to inside.
 
     Returns:
-        (A,) turning angle in [0, 2 pi), NaN where the cylinder is out of reach.
+        (A,) turning angle in (0, 2 pi], NaN where the cylinder is out of reach. Who is there already goes all the way
+        round: what touches a cylinder would cross it for ever.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         square = (radius * radius - paths.perigee * paths.perigee) / (4 * paths.distance * paths.radius)
         angle = 2 * np.arcsin(np.sqrt(square))
         turn: Array = np.mod((angle if outward else -angle) - paths.start, 2 * np.pi)
+    turn[turn == 0] = 2 * np.pi
     return turn
 
 

@@ -13,13 +13,16 @@ from fm4npp.simulation.born import Born, joined
 from fm4npp.simulation.ionisation import StoppingTable, knock_on_threshold, lowest_kinetic, stopping_table
 from fm4npp.simulation.layers import Surfaces
 from fm4npp.simulation.particles import charges_and_masses
-from fm4npp.simulation.scattering import deflected, highland
+from fm4npp.simulation.scattering import deflected, highland, in_all
 from fm4npp.simulation.stars import hadronic, is_hadron
 
 Array = NDArray[Any]
 
 MOST_ASKEW = 4.0
 """Longest transverse path through a surface in units of its thickness: cylinders are left again when grazed."""
+JOINED = 5e-4
+"""X0: thickness up to which neighbouring surfaces are one for neutral particles; seven rows of a chamber, in which four
+photons of ten thousand convert."""
 MOST_INCLINED = 50.0
 """Longest path through a surface for inclination along the beam, likewise."""
 
@@ -33,12 +36,34 @@ class Matter:
         stopping: mean energy loss in collisions below `knock_on`.
         knock_on: (S,) GeV, kinetic energy from which on electrons that are knocked on fly on their own.
         lowest: (S,) GeV, what has less kinetic energy after crossing is stopped.
+        neutral: (S,) how many times the thickness neutral particles meet; see `for_neutral`.
+        scattering: (S,) thickness in X0 for the logarithm of multiple scattering, see `scattering.in_all`.
     """
 
     surfaces: Surfaces
     stopping: StoppingTable
     knock_on: Array
     lowest: Array
+    neutral: Array
+    scattering: Array
+
+
+def for_neutral(surfaces: Surfaces) -> Array:
+    """Thin surfaces joined for neutral particles, which leave nothing in them: half of all steps are theirs.
+
+    Returns:
+        (S,) 0 for a surface that neutral particles pass by; else how many times its thickness they meet there: that of
+        its neighbours too, as many as are thinner than `JOINED` together and equally long.
+    """
+    times = np.zeros(len(surfaces.radius))
+    lengths, start = surfaces.radiation_lengths, 0
+    for end in range(1, len(times) + 1):
+        following = lengths[start : end + 1].sum() if end < len(times) else np.inf
+        if following > JOINED or surfaces.half_length[end] != surfaces.half_length[start]:
+            middle, total = (start + end - 1) // 2, lengths[start:end].sum()
+            times[middle] = total / lengths[middle] if lengths[middle] > 0 else 1.0
+            start = end
+    return times
 
 
 def matter_of(surfaces: Surfaces) -> Matter:
@@ -49,6 +74,8 @@ def matter_of(surfaces: Surfaces) -> Matter:
         stopping=stopping_table(surfaces.media, tuple(threshold * 1e9 for threshold in knock_on)),
         knock_on=np.array(knock_on)[surfaces.medium],
         lowest=np.array([lowest_kinetic(medium) for medium in surfaces.media])[surfaces.medium],
+        neutral=for_neutral(surfaces),
+        scattering=in_all(surfaces.radiation_lengths),
     )
 
 
@@ -98,9 +125,9 @@ def interact(
     """
     surfaces, alive = matter.surfaces, np.ones(len(momentum), bool)
     born: list[Born] = []
-    thickness = surfaces.thickness[surface]
-    share = np.minimum(inclination(position, momentum), path / np.maximum(thickness, 1e-300))
-    crossed = _Crossed(surface, share * surfaces.grams[surface], share * surfaces.radiation_lengths[surface])
+    share = np.minimum(inclination(position, momentum), path / surfaces.depth[surface])
+    share = np.where(charge == 0, share * matter.neutral[surface], share)
+    crossed = _Crossed(surface, share, share * surfaces.grams[surface], share * surfaces.radiation_lengths[surface])
     momentum = momentum.copy()
 
     charged = np.flatnonzero(charge)
@@ -163,14 +190,15 @@ def inclination(position: Array, momentum: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Crossed:
-    """The surface that each particle crosses, and how much of it: g/cm^2, and share of the radiation length."""
+    """The surface that each particle crosses, and how much of it: in units of its thickness, in g/cm^2 and in X0."""
 
     surface: Array
+    share: Array
     grams: Array
     lengths: Array
 
     def take(self, index: Array) -> _Crossed:
-        return _Crossed(self.surface[index], self.grams[index], self.lengths[index])
+        return _Crossed(self.surface[index], self.share[index], self.grams[index], self.lengths[index])
 
 
 def _charged(
@@ -189,7 +217,8 @@ def _charged(
     moles = crossed.grams * surfaces.charge_per_mass[where]
     given, electrons = secondaries.knock_on(momentum, mass, charge, moles, rng, matter.knock_on[where])
     loss = _loss(total, mass, charge, crossed.grams, where, matter) + given
-    scattered = deflected(momentum, highland(total, total / energy, charge, crossed.lengths), rng)
+    theta0 = highland(total, total / energy, charge, crossed.lengths, crossed.share * matter.scattering[where])
+    scattered = deflected(momentum, theta0, rng)
     after = scattered * (slowed(total, mass, loss) / np.maximum(total, 1e-300))[:, None]
     born = [electrons]
     light = np.flatnonzero(np.abs(pdg) == 11)

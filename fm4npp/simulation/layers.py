@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fm4npp.detectors import Detector
 from fm4npp.detectors.media import MEDIA, Medium
-from fm4npp.detectors.response import Response
+from fm4npp.detectors.response import Material, Response
 from fm4npp.errors import ConfigurationError
 from fm4npp.geometry import Geometry
 
@@ -80,6 +80,7 @@ class Surfaces:
         grams: (S,) g/cm^2 along the radius.
         radiation_lengths: (S,) the same as a share of X0.
         interaction_lengths: (S,) the same as a share of the nuclear interaction length.
+        extent: (S,) cm along the radius: of a layer its sensitive medium, of passive material all of it.
     """
 
     field: float
@@ -93,6 +94,7 @@ class Surfaces:
     grams: Array
     radiation_lengths: Array
     interaction_lengths: Array
+    extent: Array
 
     @functools.cached_property
     def charge_per_mass(self) -> Array:
@@ -100,10 +102,11 @@ class Surfaces:
         return np.array([medium.charge_per_mass for medium in self.media])[self.medium]
 
     @functools.cached_property
-    def thickness(self) -> Array:
-        """(S,) of the medium along the radius, in cm."""
-        thickness: Array = self.grams / np.array([medium.density for medium in self.media])[self.medium]
-        return thickness
+    def depth(self) -> Array:
+        """(S,) `extent`, but no more than there is room to the neighbours: whoever came from them met all of it."""
+        inside, outside = np.diff(self.radius, prepend=0.0), np.diff(self.radius, append=np.inf)
+        depth: Array = np.minimum(self.extent, np.minimum(inside, outside))
+        return depth
 
 
 def layers_of(detector: Detector) -> Layers:
@@ -159,10 +162,11 @@ def surfaces_of(detector: Detector) -> Surfaces:
     materials = [material for _, response in responses for material in response.material]
     passive = {m.name: m for m in materials if m.name.split("/")[0] not in detector.subsystems}
     measuring = [row for name in detector.subsystems for row in _layer_rows(name, *detector.responses[name])]
-    rows = [(radius, half, number, medium, x0) for number, (radius, half, medium, x0) in enumerate(measuring)]
-    rows += [(m.radius, m.half_length, -1, m.medium, m.radiation_lengths) for m in passive.values()]
+    rows = [(*row, number) for number, row in enumerate(measuring)]
+    rows += [(m.radius, m.half_length, m.medium, m.radiation_lengths, _extent(m), -1) for m in passive.values()]
     rows.sort(key=lambda row: row[0])
-    radius, half_length, layer, medium, lengths = (np.array(values) for values in zip(*rows, strict=True))
+    radius, half_length, medium, lengths, extent, layer = (np.array(values) for values in zip(*rows, strict=True))
+    radius = _apart(radius)
     names = sorted(set(medium.tolist()))
     media = tuple(MEDIA[name] for name in names)
     index = np.array([names.index(name) for name in medium.tolist()])
@@ -172,23 +176,32 @@ def surfaces_of(detector: Detector) -> Surfaces:
         outer_radius=max([float(radius[-1]) + _APART, *(r.outer_radius or 0.0 for _, r in responses)]),
         outer_half_length=max(r.outer_half_length or r.half_length for _, r in responses),
         media=media,
-        radius=_apart(radius),
+        radius=radius,
         half_length=half_length,
         layer=layer,
         medium=index,
         grams=grams,
         radiation_lengths=lengths,
         interaction_lengths=grams / np.array([m.interaction_length for m in media])[index],
+        extent=extent,
     )
 
 
-def _layer_rows(name: str, geometry: Geometry, response: Response) -> list[tuple[float, float, str, float]]:
-    """(radius, half length, medium, share of X0) of each layer."""
+def _layer_rows(name: str, geometry: Geometry, response: Response) -> list[tuple[float, float, str, float, float]]:
+    """(radius, half length, medium, share of X0, thickness) of each layer."""
     medium = MEDIA[response.medium]
-    own = _per_layer(name, geometry, response.thickness, "thickness") * medium.density / medium.radiation_length
+    thickness = _per_layer(name, geometry, response.thickness, "thickness")
+    own = thickness * medium.density / medium.radiation_length
     if response.radiation_lengths is not None:
         own = _per_layer(name, geometry, response.radiation_lengths, "radiation_lengths")
-    return [(r, response.half_length, response.medium, x0) for r, x0 in zip(geometry.layers, own.tolist(), strict=True)]
+    rows = zip(geometry.layers, own.tolist(), thickness.tolist(), strict=True)
+    return [(radius, response.half_length, response.medium, x0, size) for radius, x0, size in rows]
+
+
+def _extent(material: Material) -> float:
+    """Of passive material along the radius, in cm."""
+    medium = MEDIA[material.medium]
+    return material.radiation_lengths * medium.radiation_length / medium.density
 
 
 def _apart(radius: Array) -> Array:

@@ -34,7 +34,8 @@ SPECIES: dict[str, Species] = {
     "gamma": Species(22, 0, 0.0),
 }
 """Masses of S. Navas et al. (Particle Data Group), Phys. Rev. D 110 (2024) 030001."""
-_OF_PDG = {species.pdg: species for species in SPECIES.values()}
+_SORTED = sorted(SPECIES.values())
+_CODES, _CHARGES, _MASSES = (np.array(column) for column in zip(*_SORTED, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ def charges_and_masses(pdg: Array) -> tuple[Array, Array]:
     Raises:
         KeyError: for the code of another species.
     """
-    codes, places = np.unique(pdg, return_inverse=True)
-    known = [_OF_PDG[code] for code in codes.tolist()]
-    charge = np.array([species.charge for species in known], np.int64)[places]
-    return charge, np.array([species.mass for species in known], np.float64)[places]
+    pdg = np.asarray(pdg, np.int64)
+    place = np.minimum(np.searchsorted(_CODES, pdg), len(_CODES) - 1)
+    if len(unknown := pdg[_CODES[place] != pdg]):
+        raise KeyError(int(unknown[0]))
+    return _CHARGES[place], _MASSES[place]
 
 
 def concatenate(tables: Sequence[Particles]) -> Particles:

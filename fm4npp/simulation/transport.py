@@ -21,6 +21,8 @@ Array = NDArray[Any]
 
 MAX_PATH = 1000.0
 """cm: longest path of a charged particle. What curls longer in the field fills a place that it filled before."""
+_FAR = 1e7
+"""cm: longest path of a neutral one, beyond any detector."""
 _MAX_STEPS = 100_000  # far more than any path has; reached only by a mistake
 
 
@@ -108,9 +110,12 @@ class _Flights:
 
     def __init__(self, given: Particles, surfaces: Surfaces, rng: np.random.Generator) -> None:
         self.given, self.surfaces, self.rng = given, surfaces, rng
-        self.inner = np.concatenate([[np.nan], surfaces.radius])
-        self.outer = np.concatenate([surfaces.radius, [surfaces.outer_radius]])
         self.matter = matter_of(surfaces)
+        self.radius = np.concatenate([surfaces.radius, [surfaces.outer_radius, np.nan]])  # the last is found by -1
+        stops = np.flatnonzero(self.matter.neutral)
+        cells = np.arange(len(surfaces.radius) + 1)
+        self.inner = np.stack([np.append(-1, stops)[np.searchsorted(stops, cells)], cells - 1])
+        self.outer = np.stack([np.append(stops, cells[-1])[np.searchsorted(stops, cells)], cells])
         self.children = Children(given.parent)
         self.momentum, self.vertex = given.momentum.copy(), given.vertex.copy()
         self.born = given.parent < 0
@@ -123,8 +128,9 @@ class _Flights:
         """Particles of the generator that start now."""
         given, position = self.given.take(index), self.vertex[index]
         radius = np.hypot(position[:, 0], position[:, 1])
-        cell = np.searchsorted(self.surfaces.radius, radius, side="right")
-        longest = np.where(given.charge != 0, MAX_PATH, np.inf)
+        within, upto = (np.searchsorted(self.surfaces.radius, radius, side) for side in ("left", "right"))
+        cell = np.where(_outward(position, self.momentum[index]), upto, within)
+        longest = _longest(given.charge)
         decays = np.isfinite(given.flight) & (given.flight <= longest)
         left = np.minimum(given.flight, longest)
         return _Flight.of(index, given, position, self.momentum[index], cell, left, decays)
@@ -133,8 +139,10 @@ class _Flights:
         """All particles to their next surface, or their end; those that go on, and new ones."""
         surfaces = self.surfaces
         paths = helices(flying.position, flying.momentum, flying.charge, surfaces.field)
-        inward = turn_to(paths, self.inner[flying.cell], outward=False)
-        outward = turn_to(paths, self.outer[flying.cell], outward=True)
+        charged = (flying.charge != 0).astype(np.int64)
+        inner, outer = self.inner[charged, flying.cell], self.outer[charged, flying.cell]
+        inward = turn_to(paths, self.radius[inner], outward=False)
+        outward = turn_to(paths, self.radius[outer], outward=True)
         goes_in = (inward < outward) | np.isnan(outward)
         pz, z = flying.momentum[:, 2], flying.position[:, 2]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -145,21 +153,22 @@ class _Flights:
         flying.position[:], flying.momentum[:] = advanced(flying.position, flying.momentum, paths, turn)
         path = turn * stretch
         flying.left[:] -= path
-        crosses = (turn == crossing) & (goes_in | (flying.cell < len(surfaces.radius)))
+        surface = np.where(goes_in, inner, outer)
+        crosses = (turn == crossing) & (surface < len(surfaces.radius))
         ends = np.flatnonzero(~crosses & (turn == last) & (flying.decays > 0))
         there = np.flatnonzero(crosses)
-        going = self._cross(flying.take(there), goes_in[there], path[there])
+        flying.cell[:] = surface + ~goes_in
+        going = self._cross(flying.take(there), surface[there], path[there])
         return _joined(going, self._decay(flying.take(ends))) if len(ends) else going
 
-    def _cross(self, flying: _Flight, inward: Array, path: Array) -> _Flight:
+    def _cross(self, flying: _Flight, surface: Array, path: Array) -> _Flight:
         """Let particles that are at a surface be measured, and interact with it."""
-        surface = flying.cell - inward
-        flying.cell[:] += np.where(inward, -1, 1)
         there = np.flatnonzero(np.abs(flying.position[:, 2]) <= self.surfaces.half_length[surface])
         met, surface, path = flying.take(there), surface[there], path[there]
         layer = self.surfaces.layer[surface]
         seen = np.flatnonzero((layer >= 0) & (met.charge != 0))
-        self.crossings.append((met.index[seen], layer[seen], met.position[seen], met.momentum[seen], path[seen]))
+        room = path[seen] * (self.surfaces.extent / self.surfaces.depth)[surface[seen]]
+        self.crossings.append((met.index[seen], layer[seen], met.position[seen], met.momentum[seen], room))
         outcome = interact(
             met.position, met.momentum, met.charge, met.mass, met.pdg, path, surface, self.matter, self.rng
         )
@@ -179,8 +188,8 @@ class _Flights:
         index = np.arange(self.count, self.count + len(table))
         self.count += len(table)
         cell = _cell(table.vertex, table.momentum, surface[mother])
-        left = np.where(table.charge != 0, MAX_PATH, np.inf)
-        return _Flight.of(index, table, table.vertex, table.momentum, cell, left, np.zeros(len(table), bool))
+        never = np.zeros(len(table), bool)
+        return _Flight.of(index, table, table.vertex, table.momentum, cell, _longest(table.charge), never)
 
     def _decay(self, flying: _Flight) -> _Flight:
         """The products of particles that decay where they are."""
@@ -208,8 +217,18 @@ def _joined(first: _Flight, second: _Flight) -> _Flight:
     return _Flight(np.concatenate([first.real, second.real]), np.concatenate([first.whole, second.whole]))
 
 
+def _longest(charge: Array) -> Array:
+    """(A,) cm of path at most."""
+    return np.where(charge != 0, MAX_PATH, _FAR)
+
+
+def _outward(position: Array, momentum: Array) -> Array:
+    """(A,) bool, who flies away from the beam."""
+    outward: Array = position[:, 0] * momentum[:, 0] + position[:, 1] * momentum[:, 1] > 0
+    return outward
+
+
 def _cell(position: Array, momentum: Array, surface: Array) -> Array:
     """(A,) number of surfaces within particles that start on a surface: one more for those that fly outwards."""
-    outward = position[:, 0] * momentum[:, 0] + position[:, 1] * momentum[:, 1] > 0
-    cell: Array = surface + outward
+    cell: Array = surface + _outward(position, momentum)
     return cell

@@ -69,7 +69,7 @@ def test_the_mass_of_the_k_short_peaks():
     masses, background = np.array(masses), np.array(background)
     assert len(masses) > 25
     assert len(background) > 25
-    assert np.median(masses) == pytest.approx(0.4976, abs=0.005)
+    assert np.median(masses) == pytest.approx(0.4976, abs=0.01)  # some MeV are lost in the field cage
     near = [(np.abs(some - 0.4976) < 0.025).mean() for some in (masses, background)]
     assert near[0] > 0.7
     assert near[1] < 0.2

@@ -104,6 +104,8 @@ def test_events_are_numbered_through_blocks(monkeypatch):
     events = list(simulate(TPC, 10, 1, ParticleGun(mean_primaries=4)))
     assert [event.event_id for event in events] == list(range(10))
     assert len({event.positions.tobytes() for event in events if len(event)}) >= 8
+    busy = simulate(TPC, 5, 1, ParticleGun(mean_primaries=4), pileup=1.0)  # blocks of 2
+    assert [event.event_id for event in busy] == list(range(5))
 
 
 def test_pileup_adds_collisions():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm4npp.simulation.scattering import THINNEST, deflected, highland
+from fm4npp.simulation.scattering import THINNEST, deflected, highland, in_all
 
 
 def one(momentum, beta, charge, length):
@@ -73,3 +73,18 @@ def test_all_is_finite_and_length_is_kept(direction, momentum, beta, length):
 def test_nothing_scatters_into_nothing():
     assert highland(*[np.empty(0)] * 4).shape == (0,)
     assert deflected(np.empty((0, 3)), np.empty(0), np.random.default_rng(1)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_layers_scatter_like_one_of_their_thickness(beta):
+    rng = np.random.default_rng(2)
+    lengths = np.concatenate([[0.0], rng.exponential(0.003, 8), [0.0], np.full(48, 5e-5)])
+    count, one = len(lengths), np.ones(1)
+    full, speed = np.ones(count), np.full(count, beta)
+    widths = highland(full, speed, full, lengths, in_all(lengths))
+    assert np.isfinite(widths).all()
+    together = highland(one, one * beta, one, np.array([lengths.sum()]))[0]
+    assert np.sqrt((widths**2).sum()) == pytest.approx(together, rel=1e-9 if beta == 1 else 0.01)
+    apart = highland(full, speed, full, lengths)
+    assert np.sqrt((apart**2).sum()) < 0.95 * together
+    assert in_all(lengths)[1] == pytest.approx(lengths[1])
