@@ -146,9 +146,11 @@ def test_bins_are_shared_out_evenly(num_bins, groups, shares):
     assert share(num_bins, groups) == shares
 
 
-def test_fewer_bins_than_groups_is_an_error():
-    with pytest.raises(ConfigurationError, match=r"2 bins .* 3 groups .* set num_bins to 3"):
-        RasterScan(num_bins=(8, 8, 2)).fit([three_groups(30)], TPC)
+def test_every_group_has_a_bin():
+    fitted = RasterScan(num_bins=(8, 8, 2)).fit([three_groups(30)], TPC)
+    assert fitted.num_bins == (8, 8, 3)
+    assert [len(edges) for edges in fitted.edges] == [9, 9, 4]
+    assert RasterScan().fit([three_groups(30)], TPC).num_bins == (8, 8, 6)
 
 
 @pytest.mark.parametrize("events", [[], [np.empty((0, 3))], [np.empty((0, 3)), np.full((1, 3), 0.5)]])

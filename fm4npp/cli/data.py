@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -135,7 +135,6 @@ def display(
     """
     from itertools import islice
 
-    from fm4npp import detectors
     from fm4npp.data import read_events
     from fm4npp.evaluation.predict import read_track_ids
     from fm4npp.plotting import draw_event
@@ -152,11 +151,23 @@ def display(
             file=predictions,
             remedy="predict this events file",
         )
-    name = detector or found.detector
-    geometry = detectors.load(name).geometry if detector or name in detectors.names() else None
-    draw_event(found, tracks, output=output, geometry=geometry)
+    draw_event(found, tracks, output=output, geometry=_geometry(events, detector or found.detector))
     finish(
         {"output": str(output), "spacepoints": len(found)},
         as_json,
         f"{output}: event {event}, {len(found)} spacepoints",
     )
+
+
+def _geometry(path: Path, detector: str) -> Any:
+    """Of a detector by name or YAML file, or of one that the events file itself describes; None if nothing does."""
+    from fm4npp import detectors
+    from fm4npp.data.dataset import specification
+    from fm4npp.readers.events_parquet import EventsParquet, read_metadata
+
+    if Path(detector).suffix in (".yaml", ".yml"):
+        return detectors.load(detector).geometry
+    known: str | dict[str, Any] = detector
+    if EventsParquet().recognises(path):
+        known = specification(detector, [read_metadata(path)])
+    return detectors.build(known).geometry if isinstance(known, dict) or known in detectors.names() else None

@@ -159,7 +159,7 @@ def convert(
         raise ConfigurationError(f"{output}: several processes write a folder of files; give --output without .parquet")
     report = ConversionReport(output=str(output))
     sources = [Source.of(path, chosen, reader=reader) for path in inputs]
-    with EventWriter(output, report.accounting) as writer:
+    with EventWriter(output, report.accounting, chosen) as writer:
         for source in sources:
             for event in converted(source.outcomes(), chosen.geometry, labels, report, max_rejected):
                 writer.write(event)

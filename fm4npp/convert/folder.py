@@ -146,7 +146,7 @@ def convert_part(
     events = converted(outcomes, chosen.geometry, settings["labels"], report, settings["max_rejected"])
     for number, first in enumerate(events):
         name = f"{task.name}-{number:04d}.parquet"
-        with EventWriter(output / name) as writer:
+        with EventWriter(output / name, detector=chosen) as writer:
             for event in chain([first], islice(events, events_per_file - 1)):
                 writer.write(event)
         report.files.append({"file": name, "bytes": (output / name).stat().st_size, **writer.summary})

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from fm4npp import detectors
 from fm4npp.errors import DataError, FM4NPPError, first_line
 from fm4npp.event import Event
 from fm4npp.readers import events_parquet, events_schema
@@ -39,6 +40,7 @@ class EventDataset(Dataset[Event]):
         starts: index of the first event of every file, and the number of all events.
         lengths: (num_events,) spacepoints of every event.
         detectors: names of the detectors, in the order of the files.
+        specifications: of these, the names of those that are registered; of others what the files say, if they do.
 
     Raises:
         DataError: if a file is no events file, or there is no event at all.
@@ -53,6 +55,7 @@ class EventDataset(Dataset[Event]):
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self.lengths = np.concatenate([_lengths(part) for part in self._parts]) if self._parts else np.zeros(0, int)
         self.detectors = tuple(dict.fromkeys(str(metadata["detector"]) for metadata in self._metadata))
+        self.specifications = tuple(specification(name, self._metadata) for name in self.detectors)
         if not len(self.lengths):
             raise DataError("no events", file=", ".join(map(str, self.paths)) or None, remedy="give a file with events")
 
@@ -125,6 +128,13 @@ def _load_parquet(path: str | Path) -> Any:
     except Exception as error:  # the Hub's client raises what it likes
         raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
     return table.with_format("arrow")
+
+
+def specification(name: str, metadata: Sequence[Mapping[str, Any]]) -> str | dict[str, Any]:
+    """What `detectors.build` makes a detector of: its name if it is registered, else what a file holds of it."""
+    stored = (one.get(events_schema.SPECIFICATION) for one in metadata if one["detector"] == name)
+    found = None if name in detectors.names() else next((spec for spec in stored if spec), None)
+    return name if found is None else found
 
 
 def _lengths(part: Any) -> NDArray[np.int64]:

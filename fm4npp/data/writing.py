@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from fm4npp import __version__
 from fm4npp.data.accounting import Accounting
+from fm4npp.detectors import Detector
 from fm4npp.errors import DataError
 from fm4npp.event import Event
 from fm4npp.files import atomic_path
@@ -68,10 +69,15 @@ class EventWriter:
     Args:
         path: final name.
         accounting: what was read and left out on the way here; by default, what the events themselves say.
+        detector: of the events; its specification is kept in the file, so that one that is not registered (a YAML file)
+            is known to whoever reads the events.
     """
 
-    def __init__(self, path: str | Path, accounting: Accounting | None = None) -> None:
+    def __init__(
+        self, path: str | Path, accounting: Accounting | None = None, detector: Detector | None = None
+    ) -> None:
         self.path = Path(path)
+        self._specification = {} if detector is None else {events_schema.SPECIFICATION: detector.spec()}
         self.num_events = self.num_spacepoints = 0
         self.summary: dict[str, Any] = {}
         self._own = Accounting()
@@ -127,7 +133,7 @@ class EventWriter:
             self._stack.__exit__(kind, error, traceback)
 
     def _open(self, event: Event) -> None:
-        self._metadata = events_schema.metadata_of(event, __version__)
+        self._metadata = {**events_schema.metadata_of(event, __version__), **self._specification}
         self._schema = events_schema.schema(self._metadata, event)
         self._writer = pq.ParquetWriter(
             self._temporary, self._schema, write_page_checksum=True, **_encoding(self._schema)

@@ -32,6 +32,10 @@ EARLIER = "left out when the events file was made"
 """Why a spacepoint is missing from an event of an events file; the summary of the file says more."""
 
 
+SPECIFICATION = "detector_specification"
+"""Key of the metadata with the specification of the detector, where the writer knew it."""
+
+
 def metadata_of(event: Event, version: str, units: Mapping[str, str] | None = None) -> Metadata:
     """The metadata of a file whose events are like this one.
 

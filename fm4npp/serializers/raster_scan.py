@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from fm4npp.errors import ConfigurationError, DataError, NotFittedError
+from fm4npp.errors import DataError, NotFittedError
 from fm4npp.geometry import Geometry
 from fm4npp.serializers.base import Array, Serializer
 from fm4npp.serializers.radial import outwards_within
@@ -49,16 +49,7 @@ def gap_middle(values: Array, boundary: float) -> float:
 
 
 def share(num_bins: int, num_groups: int) -> list[int]:
-    """The bins of each group, as even as possible, the first groups taking what is left over.
-
-    Raises:
-        ConfigurationError: if a group would have none.
-    """
-    if num_bins < num_groups:
-        raise ConfigurationError(
-            f"raster-scan: {num_bins} bins along the causal axis for {num_groups} groups of layers; "
-            f"set num_bins to {num_groups} or more there"
-        )
+    """The bins of each group, as even as possible, the first groups taking what is left over; at least one each."""
     each, left = divmod(num_bins, num_groups)
     return [each + (group < left) for group in range(num_groups)]
 
@@ -140,7 +131,8 @@ class RasterScan(Serializer):
     """Hierarchical raster scan: boxes from the inside out, spacepoints outwards inside each (paper section 4.1).
 
     Attributes:
-        num_bins: bins of each axis of the geometry; the paper's 8 in eta, 8 in phi, 6 in r.
+        num_bins: bins of each axis of the geometry; the paper's 8 in eta, 8 in phi, 6 in r. `fit` makes it one for each
+            group of layers along the causal axis where there are more groups.
         edges: normalised bin edges of each axis, `num_bins + 1` of each; None until `fit`.
     """
 
@@ -175,7 +167,6 @@ class RasterScan(Serializer):
 
         Raises:
             DataError: if there are fewer than two spacepoints, or one is not finite.
-            ConfigurationError: if there are fewer bins than groups of layers.
         """
         events = [np.asarray(event, dtype=np.float64).reshape(-1, 3) for event in coordinates]
         points = np.concatenate(events) if events else np.empty((0, 3))
@@ -186,7 +177,10 @@ class RasterScan(Serializer):
             )
         if not np.isfinite(points).all():
             raise DataError("raster-scan cannot be fitted to coordinates that are not finite", remedy="remove them")
-        return self.replace(edges=fit_edges(points, geometry, self.num_bins))
+        num_bins = list(self.num_bins)
+        num_bins[geometry.causal_axis] = max(num_bins[geometry.causal_axis], len(geometry.group_boundaries) + 1)
+        edges = fit_edges(points, geometry, (num_bins[0], num_bins[1], num_bins[2]))
+        return self.replace(num_bins=tuple(num_bins), edges=edges)
 
     def order(self, coordinates: Array, geometry: Geometry) -> Array:
         """See `Serializer.order`.

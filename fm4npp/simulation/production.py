@@ -213,7 +213,7 @@ def _write(
     with closing(results(work, blocks, min(workers, len(blocks)), in_order=True, killed=killed)) as simulated:
         for path, numbers in files.items():
             num_tracks = 0
-            with EventWriter(path) as writer:
+            with EventWriter(path, detector=work.detector) as writer:
                 for batch, tracks in islice(simulated, len(numbers)):
                     for event in unpacked(batch):
                         writer.write(event)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fm4npp import detectors
 from fm4npp.backbones.base import Backend
 from fm4npp.configuration import WIDTHS
 from fm4npp.errors import ConfigurationError
@@ -98,7 +99,7 @@ class ModelConfig(Strict):
 
     Attributes:
         size: m1 to m6, the widths of the paper's Table 1; sets `backbone.width`.
-        detectors: specifications; empty means those of the training files.
+        detectors: specifications, or YAML files of such; empty means those of the training files.
         serializer: specification, the same for every detector.
         objective: specification.
         embedding: fields of the embedding.
@@ -120,16 +121,23 @@ class ModelConfig(Strict):
             raise ValueError("give either model.size or model.backbone.width")
         return self
 
-    def fields(self, detectors: Sequence[str]) -> dict[str, Any]:
+    def fields(self, specifications: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
         """The fields of an `FM4NPPConfig`, with the training files' detectors where none are named."""
         width = {"width": WIDTHS[self.size]} if self.size is not None else {}
         return {
-            "detectors": list(self.detectors or detectors),
+            "detectors": [_loaded(detector) for detector in self.detectors or specifications],
             "serializer": self.serializer,
             "objective": self.objective,
             "embedding": self.embedding,
             "backbone": {"type": "mamba2", **self.backbone, **width},
         }
+
+
+def _loaded(detector: str | dict[str, Any]) -> str | dict[str, Any]:
+    """A specification as it is, or that in a YAML file."""
+    if isinstance(detector, str) and detector.endswith((".yaml", ".yml")):
+        return detectors.load(detector).spec()
+    return detector
 
 
 class PretrainConfig(Strict):

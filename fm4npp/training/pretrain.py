@@ -51,7 +51,7 @@ def pretrain(
     training, validation = load_data(config.data)
     group = check_folder(folder, resume=resume)
     torch.manual_seed(config.training.seed)
-    model_config = FM4NPPConfig.create(**config.model.fields(training.detectors))
+    model_config = FM4NPPConfig.create(**config.model.fields(training.specifications))
     for dataset in (training, validation):
         for name in dataset.detectors if dataset is not None else ():
             model_config.detector(name)
@@ -61,7 +61,7 @@ def pretrain(
         processor = FM4NPPProcessor(model_config).fit(islice(_shuffled(training), config.data.fit_events))
     model = FM4NPPModel(processor.config, backend=config.training.backend).to(group.device)
     model.backbone.checkpoint_gradients = config.training.checkpoint_gradients
-    multipliers = parameterize(model, config.model.fields(training.detectors)["backbone"], config.training)
+    multipliers = parameterize(model, config.model.fields(training.specifications)["backbone"], config.training)
 
     def save(record: Metrics) -> None:
         trained = {
