@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 BLOCK = 512
 """Events that are simulated together: many enough for NumPy, few enough for the memory."""
+MAX_PILEUP = 1000.0
+"""Largest mean number of further collisions: the memory holds at least one event."""
 DEFAULT_GUN = ParticleGun()
 
 
@@ -61,9 +63,10 @@ def _simulated(detector: Detector, num_events: int, seed: int, generator: Genera
 
 def check(detector: Detector, num_events: int, seed: int, pileup: float) -> None:
     """Raise a ConfigurationError unless these can be simulated."""
-    if num_events < 0 or seed < 0 or not 0 <= pileup < np.inf:
+    if num_events < 0 or seed < 0 or not 0 <= pileup <= MAX_PILEUP:
         raise ConfigurationError(
-            f"simulate: num_events = {num_events}, seed = {seed} and pileup = {pileup} must not be negative"
+            f"simulate: num_events = {num_events}, seed = {seed} and pileup = {pileup} must not be negative, and "
+            f"pileup not more than {MAX_PILEUP:g}"
         )
     layers_of(detector)
 

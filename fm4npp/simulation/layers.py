@@ -242,8 +242,25 @@ def _check(detector: Detector) -> None:
             raise ConfigurationError(
                 f"{name!r} cannot be simulated: it measures {ENERGY!r}, but its response has gain 0"
             )
+        if wrong := _impossible(geometry, response):
+            raise ConfigurationError(f"{name!r} cannot be simulated: {wrong}")
     if len(fields := {response.field for _, response in detector.responses.values()}) > 1:
         raise ConfigurationError(
             f"detector {detector.name!r} cannot be simulated: its parts have different fields, "
             f"{', '.join(map(str, sorted(fields)))} T; helices need one"
         )
+
+
+def _impossible(geometry: Geometry, response: Response) -> str:
+    """What leaves a detector without any spacepoint, or without a shape; empty if nothing does."""
+    if response.outer_radius is not None and response.outer_radius <= geometry.layers[-1]:
+        return (
+            f"everything ends at outer_radius {response.outer_radius:g} cm, inside the layer at {geometry.layers[-1]:g}"
+        )
+    if response.dead_z >= response.half_length:
+        return f"dead_z {response.dead_z:g} cm leaves nothing of half_length {response.half_length:g} cm"
+    if np.any(np.multiply(response.sectors, response.dead_phi) >= 2 * np.pi):
+        return "dead_phi around every boundary of sectors covers the whole azimuth"
+    if response.planes in (1, 2):
+        return f"{response.planes} planes do not surround the beam; at least 3, or 0 for cylinders"
+    return ""

@@ -164,6 +164,10 @@ def test_what_cannot_be_simulated_says_so_in_one_line():
         ({"measured": {"time": {}}}, "time"),
         ({"measured": {"energy": {}}}, "gain 0"),
         ({"response": Response(thickness=(1.0, 1.0, 1.0))}, "3 values of thickness for 2 layers"),
+        ({"response": Response(outer_radius=3.0)}, "ends at outer_radius 3 cm, inside the layer at 4"),
+        ({"response": Response(half_length=5.0, dead_z=6.0)}, "leaves nothing"),
+        ({"response": Response(sectors=4, dead_phi=1.6)}, "whole azimuth"),
+        ({"response": Response(planes=2)}, "at least 3"),
     ):
         with pytest.raises(ConfigurationError, match=words) as caught:
             simulated(**fields)
@@ -173,6 +177,6 @@ def test_what_cannot_be_simulated_says_so_in_one_line():
     weaker = silicon.parts[1].replace(response=Response(field=1.0).model_dump())
     with pytest.raises(ConfigurationError, match="different fields"):
         simulate(type(silicon)(parts=(silicon.parts[0], weaker)), 1, 1)
-    for bad in ({"num_events": -1}, {"seed": -1}, {"pileup": -0.5}, {"pileup": float("nan")}):
+    for bad in ({"num_events": -1}, {"seed": -1}, {"pileup": -0.5}, {"pileup": float("nan")}, {"pileup": 1e9}):
         with pytest.raises(ConfigurationError, match="negative"):
             simulate(TPC, **{"num_events": 1, "seed": 1, **bad})
