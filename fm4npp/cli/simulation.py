@@ -98,6 +98,8 @@ def _generator(facility: str | None, gun: str | None, settings: list[str], overr
     if gun is not None:
         return ParticleGun.parse(gun)
     fields = _fields(overrides)
+    for name in fields.keys() & {"facility", "settings"}:
+        raise ConfigurationError(f"{name}=...: give it as --{name}")
     try:
         if facility is not None:
             return Pythia8(facility=facility, settings=tuple(settings), **fields)

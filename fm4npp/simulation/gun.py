@@ -16,7 +16,10 @@ from fm4npp.simulation.particles import SPECIES, Particles, particles
 Array = NDArray[Any]
 Range = tuple[float, float]
 Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+LARGEST = 1e6
+"""Of momenta in GeV/c, lengths in cm and numbers of particles: far beyond what is of use, and far from overflow."""
+LARGEST_ETA = 20.0
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 
 BOTH_CHARGES = {
     "pion": ("pi+", "pi-"),
@@ -47,7 +50,7 @@ class ParticleGun(Generator):
         vertex_sigma_z: standard deviation of the event's z, cm; all its primaries share it, at x = y = 0.
     """
 
-    number: Annotated[int, Field(ge=0)] | None = None
+    number: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
     mean_primaries: NotNegative = 14.0
     pt: Range = (0.06, 5.0)
     spectrum: Literal["exponential", "uniform"] = "exponential"
@@ -58,10 +61,10 @@ class ParticleGun(Generator):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 0 < self.pt[0] <= self.pt[1]:
-            raise ValueError("pt must be (low, high) with 0 < low <= high")
-        if not self.eta[0] <= self.eta[1]:
-            raise ValueError("eta must be (low, high) with low <= high")
+        if not 0 < self.pt[0] <= self.pt[1] <= LARGEST:
+            raise ValueError(f"pt must be (low, high) with 0 < low <= high <= {LARGEST:g}")
+        if not -LARGEST_ETA <= self.eta[0] <= self.eta[1] <= LARGEST_ETA:
+            raise ValueError(f"eta must be (low, high) with -{LARGEST_ETA:g} <= low <= high <= {LARGEST_ETA:g}")
         if unknown := sorted(set(self.species) - {*SPECIES, *BOTH_CHARGES}):
             choices = ", ".join([*SPECIES, *BOTH_CHARGES])
             raise ValueError(f"unknown species {', '.join(unknown)}; choices: {choices}")
@@ -86,6 +89,8 @@ class ParticleGun(Generator):
         values = _read(text, [word for word in words if "=" in word])
         if not words:
             raise ConfigurationError(f"gun {text!r} names no particle; such as 'pi+,pt=0.2..2'")
+        if "mix" in names and len(names) > 1:
+            raise ConfigurationError(f"gun {text!r}: mix stands for several species; name it alone")
         if names and names != ["mix"]:
             values["species"] = dict.fromkeys(names, 1.0)
         if names != ["mix"] and not {"number", "mean_primaries"} & values.keys():
@@ -153,6 +158,8 @@ def _read(text: str, settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         key, _, value = (part.strip() for part in setting.partition("="))
+        if key in values:
+            raise ConfigurationError(f"gun {text!r}: {key} is given twice")
         if key == "species" or key not in ParticleGun.model_fields:
             choices = ", ".join(name for name in ParticleGun.model_fields if name != "species")
             raise ConfigurationError(f"gun {text!r}: unknown setting {key!r}; choices: {choices}")
