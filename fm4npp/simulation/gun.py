@@ -89,8 +89,6 @@ class ParticleGun(Generator):
         values = _read(text, [word for word in words if "=" in word])
         if not words:
             raise ConfigurationError(f"gun {text!r} names no particle; such as 'pi+,pt=0.2..2'")
-        if "mix" in names and len(names) > 1:
-            raise ConfigurationError(f"gun {text!r}: mix stands for several species; name it alone")
         if names and names != ["mix"]:
             values["species"] = dict.fromkeys(names, 1.0)
         if names != ["mix"] and not {"number", "mean_primaries"} & values.keys():

@@ -52,3 +52,41 @@ def test_a_facility_in_its_tracker_the_whole_way(facility, name, tmp_path):
     assert call("display", events, "--event", 1, "--output", tmp_path / "event.png").exit_code == 0
     named = (f"model.detectors=[{yaml}]", *data)
     call("pretrain", "--config", tmp_path / "tiny.yaml", *named, "--output", tmp_path / "named")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--gun", "pi+,mean_primaries=1e300"), "1000000"),
+        (("--gun", "pi+,number=100000000"), "1000000"),
+        (("--gun", "pi+,vertex_sigma_z=1e300"), "1000000"),
+        (("--gun", "pi+,pt=1e300"), "high <= 1e+06"),
+        (("--gun", "pi+,eta=-1000..1000"), "high <= 20"),
+        (("--gun", "pi+,pt=1,pt=2"), "pt is given twice"),
+        (("--facility", "lep-z", "facility=rhic-pp"), "--facility"),
+        (("--facility", "lep-z", "settings=[PartonLevel:MPI = off]"), "--settings"),
+        (("--pileup", "1e9"), "pileup"),
+        (("--detector", "trackml"), "response"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line_and_no_file(arguments, named, tmp_path):
+    result = call("simulate", *arguments, "--events", 2, "--output", tmp_path / "events.parquet", status=1)
+    assert named in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gun", "seen"),
+    [
+        ("pi+,pt=1e-6,number=5", False),
+        ("e-,pt=1e6,number=5", True),
+        ("gamma,pt=1e6,number=1000", True),  # about 1 % convert within the three layers
+        ("pi+,eta=20,number=5", False),
+        ("pi+,vertex_sigma_z=1e6,number=5", False),
+    ],
+)
+def test_extreme_particles_fly_without_a_warning(gun, seen, tmp_path):
+    events = tmp_path / "events.parquet"
+    call("simulate", "--gun", gun, "--events", 2, "--detector", "sphenix-mvtx", "--output", events)
+    assert any(map(len, read_events(events))) == seen
