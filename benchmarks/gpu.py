@@ -17,7 +17,7 @@ import torch
 
 from fm4npp.backbones import kernels
 from fm4npp.backbones.mamba2 import Mamba2Backbone, Mamba2Config
-from fm4npp.configuration import WIDTHS
+from fm4npp.choices import WIDTHS
 from fm4npp.errors import BackendError
 from fm4npp.testing.agreement import Agreement, golden_table
 

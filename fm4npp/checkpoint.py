@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fm4npp.errors import CheckpointError, first_line
-from fm4npp.files import read_json
+from fm4npp.files import PENDING_NAME, current, read_json, reason, replaced_together
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+WEIGHT_FILES = "model*.safetensors*"
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -35,7 +33,7 @@ def resolve(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The local folder of a checkpoint.
+    """The local folder of a checkpoint, or `.pending` in it, if a writer was killed while it put files in place.
 
     Args:
         name: a folder, or the id `owner/name` of a Hub repository, which is downloaded into the cache.
@@ -69,6 +67,7 @@ def resolve(
             raise CheckpointError(
                 f"{name}: no such folder, and the Hub does not give it ({first_line(error)})"
             ) from error
+    folder = current(folder, marker)
     if not (folder / marker).is_file():
         raise CheckpointError(f"{folder}: holds no {marker}, so it is not the checkpoint that is asked for")
     return folder
@@ -80,7 +79,7 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: naming the file that is missing or damaged.
     """
-    folder = Path(folder)
+    folder = current(current(folder, WEIGHTS_NAME), INDEX_NAME)
     index = folder / INDEX_NAME
     if not index.exists():
         return _read_file(folder / WEIGHTS_NAME)
@@ -107,9 +106,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(module: nn.Module, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
-    """Write a module's state to `model.safetensors`, in shards with an index above `max_shard_size`."""
+    """Write a module's state to `model.safetensors`, in shards with an index above `max_shard_size`.
+
+    Raises:
+        WeightsNotWritten: saying why and how many bytes they need.
+    """
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in module.state_dict().items()}
-    save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+    try:
+        save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        raise WeightsNotWritten(error, size) from error
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
@@ -142,9 +149,22 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class WeightsNotWritten(OSError):
+    """Weights that cannot be written.
+
+    Args:
+        error: why.
+        num_bytes: that they need.
+    """
+
+    def __init__(self, error: Exception, num_bytes: int) -> None:
+        super().__init__(reason(error))
+        self.num_bytes = num_bytes
+
+
 @contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
-    """Write a folder's files beside it first and move them in only when all are there.
+    """Write a checkpoint's files beside it first; they take their places all at once, even if the process is killed.
 
     Args:
         folder: the final folder; other files in it stay, stale weight files go.
@@ -153,36 +173,24 @@ def staged(folder: str | Path) -> Iterator[Path]:
         An empty folder to write to.
 
     Raises:
-        CheckpointError: if something cannot be written; `folder` is then as it was.
+        CheckpointError: if something cannot be written; what was in `folder` is then read as before.
     """
     folder = Path(folder)
-    staging: Path | None = None
+    size = weights = 0
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
-        yield staging
-        written = sorted(staging.iterdir(), key=lambda path: path.suffix == ".json")
-        for path in written:
-            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
-            _flush(path)
-        for stale in folder.glob("model*.safetensors*"):
-            if stale.name not in {path.name for path in written}:
-                stale.unlink()
-        for path in written:  # config.json last: a folder that has one is complete
-            path.replace(folder / path.name)
+        with replaced_together(folder, stale=WEIGHT_FILES) as staging:
+            try:
+                yield staging
+            finally:
+                size = sum(path.stat().st_size for path in staging.iterdir() if not path.match(WEIGHT_FILES))
+                weights = sum(path.stat().st_size for path in staging.glob(WEIGHT_FILES))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        size += error.num_bytes if isinstance(error, WeightsNotWritten) else weights
+        raise CheckpointError(f"{folder}: cannot be written ({reason(error)}); {_left(folder, size)}") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
+def _left(folder: Path, size: int) -> str:
+    """How large the files are that could not be written, as far as is known, and what the folder holds now."""
+    pending = (folder / PENDING_NAME).is_dir()
+    kept = f"what was saved last is whole in {PENDING_NAME} and is read from there" if pending else "what was there is kept"
+    return f"at least {size:,} bytes are needed; {kept}"

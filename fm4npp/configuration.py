@@ -10,16 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from fm4npp import backbones, detectors, heads, objectives, serializers
 from fm4npp.backbones.embedding import EmbeddingConfig
+from fm4npp.choices import WIDTHS
 from fm4npp.detectors import Detector
 from fm4npp.errors import CheckpointError, ConfigurationError, FM4NPPError
-from fm4npp.files import read_json
+from fm4npp.files import current, read_json
 from fm4npp.objectives import Objective
 from fm4npp.registry import PROJECT, Component, Registry, Unknown, explain, suggest
 from fm4npp.serializers import Serializer
 
 CONFIG_NAME = "config.json"
-WIDTHS: Mapping[str, int] = {"m1": 64, "m2": 128, "m3": 256, "m4": 512, "m5": 1024, "m6": 1536}
-"""Model widths of the paper's Table 1."""
 
 
 def _spec(component: Component) -> dict[str, Any]:
@@ -142,7 +141,7 @@ class FM4NPPConfig(BaseModel):
         Raises:
             CheckpointError: if it is absent, damaged, or names a component that is not installed.
         """
-        path = Path(folder) / CONFIG_NAME
+        path = current(folder, CONFIG_NAME) / CONFIG_NAME
         data = read_json(path, CheckpointError)
         if not isinstance(data, dict) or "backbone" not in data:
             raise CheckpointError(f"{path}: is not the configuration of an FM4NPP model")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fm4npp.configuration import WIDTHS, FM4NPPConfig
+from fm4npp.choices import WIDTHS
+from fm4npp.configuration import FM4NPPConfig
 from fm4npp.errors import CheckpointError, ConfigurationError
 from fm4npp.modeling import FM4NPPModel
 from tests.conftest import tiny_config

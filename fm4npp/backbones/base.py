@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from fm4npp.choices import Backend
 from fm4npp.errors import BackendError
 
 Count = Annotated[int, Field(ge=1)]
-Backend = Literal["auto", "torch", "mamba-ssm"]
-"""What computes a backbone: PyTorch, which runs everywhere; mamba-ssm's compiled kernels; or the better of them."""
-BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 class BackboneConfig(BaseModel):

@@ -57,7 +57,8 @@ def _models() -> list[tuple[str, ...]]:
     """The paper's sizes on each backbone, with a header."""
     import torch
 
-    from fm4npp.configuration import WIDTHS, FM4NPPConfig
+    from fm4npp.choices import WIDTHS
+    from fm4npp.configuration import FM4NPPConfig
     from fm4npp.modeling import FM4NPPModel
 
     rows: list[tuple[str, ...]] = [

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fm4npp import backbones
-from fm4npp.backbones.base import Backend
 from fm4npp.backbones.stack import StackBackbone
+from fm4npp.choices import Backend
 from fm4npp.golden import relative_difference
 from fm4npp.testing import reference
 
