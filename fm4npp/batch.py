@@ -22,6 +22,19 @@ class HiddenStates(NamedTuple):
     blocks: tuple[Tensor, ...]
     last: Tensor
 
+    @classmethod
+    def of_stored(cls, stored: Mapping[str, Tensor], num_blocks: int) -> HiddenStates:
+        """Hidden states that a batch brings along.
+
+        Args:
+            stored: `embedding` (T, W), `last` (T, W), and `blocks`: (T, L, W), or (T, W), their mean, which then
+                stands for every block, so that any mix of them is the mean.
+            num_blocks: L.
+        """
+        blocks = stored["blocks"]
+        updates = blocks.unbind(1) if blocks.ndim == 3 else (blocks,) * num_blocks
+        return cls(stored["embedding"], tuple(updates), stored["last"])
+
 
 class EventBatch(dict[str, Any]):
     """B events with T spacepoints in all, packed end to end; the keys are the arguments of `FM4NPPModel.forward`.
@@ -34,6 +47,7 @@ class EventBatch(dict[str, Any]):
         order: (T,) int64, each token's index among its event's spacepoints in the file.
         targets: name -> (T, ...), the objective's targets; empty when none were asked for.
         labels: name -> (T,), truth that every event of the batch has.
+        hidden: only where hidden states were stored: `embedding`, `blocks`, `last`, see `HiddenStates.of_stored`.
     """
 
     @property
@@ -70,6 +84,11 @@ class EventBatch(dict[str, Any]):
     def labels(self) -> dict[str, Tensor]:
         """Name -> (T,)."""
         return self["labels"]  # type: ignore[no-any-return]
+
+    @property
+    def hidden(self) -> dict[str, Tensor]:
+        """Name -> (T, ...); empty if the model has to compute them."""
+        return self.get("hidden") or {}
 
     @property
     def num_events(self) -> int:

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fm4npp import backbones, heads
-from fm4npp.backbones.base import Backend
 from fm4npp.backbones.embedding import SpacepointEmbedding
 from fm4npp.backbones.packing import rowwise_linear
 from fm4npp.batch import EventBatch, HiddenStates
+from fm4npp.choices import Backend
 from fm4npp.configuration import FM4NPPConfig, complete, typed
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
 from fm4npp.heads import Head, HeadContext
+from fm4npp.heads.base import LayerMix
 from fm4npp.pretrained import PretrainedModel
 from fm4npp.processing import FM4NPPProcessor
 
@@ -78,7 +79,7 @@ class FM4NPPModel(PretrainedModel):
     # ---- running
 
     def hidden_states(self, batch: EventBatch, *, blocks: bool = True) -> HiddenStates:
-        """Embed a batch and run the backbone.
+        """Embed a batch and run the backbone, unless the batch brings its hidden states along.
 
         Args:
             batch: see `EventBatch`.
@@ -86,7 +87,14 @@ class FM4NPPModel(PretrainedModel):
 
         Returns:
             The hidden states, (T, W) each.
+
+        Raises:
+            ConfigurationError: if the batch brings hidden states that are not of this model, or parts are to be
+                trained that such hidden states leave out.
         """
+        if batch.hidden:
+            hidden = self._stored_states(batch)
+            return hidden if blocks else HiddenStates(hidden.embedding, (), hidden.embedding)
         embedding = self.embedding(batch.coordinates, batch.features, batch.detector_ids)
         if not blocks:
             return HiddenStates(embedding, (), embedding)
@@ -102,6 +110,7 @@ class FM4NPPModel(PretrainedModel):
         order: Tensor | None = None,
         targets: Mapping[str, Tensor] | None = None,
         labels: Mapping[str, Tensor] | None = None,
+        hidden: Mapping[str, Tensor] | None = None,
     ) -> FM4NPPOutput:
         """Run the model on packed events; the arguments are the keys of `EventBatch`.
 
@@ -113,6 +122,7 @@ class FM4NPPModel(PretrainedModel):
             order: (T,), not read.
             targets: the objective's; with them the loss has the part "objective".
             labels: truth; every head whose labels are all there adds its losses.
+            hidden: hidden states that were stored; embedding and backbone are then not run.
         """
         batch = EventBatch(
             coordinates=coordinates,
@@ -122,20 +132,21 @@ class FM4NPPModel(PretrainedModel):
             order=order,
             targets=targets or {},
             labels=labels or {},
+            hidden=hidden or {},
         )
-        hidden = self.hidden_states(batch, blocks=not self.heads or bool(targets) or self._reads_blocks())
+        states = self.hidden_states(batch, blocks=not self.heads or bool(targets) or self._reads_blocks())
         predictions: dict[str, Any] = {}
         losses: dict[str, Tensor] = {}
-        if hidden.blocks:
-            predictions["objective"] = self.project(hidden)
+        if states.blocks:
+            predictions["objective"] = self.project(states)
         if targets:
             losses["objective"] = self.config.objective.loss(predictions["objective"], targets)
         for name, head in self._heads():
-            predictions[name] = head(hidden, batch)
+            predictions[name] = head(states, batch)
             if set(head.labels.values()) <= set(batch.labels):
                 losses |= {f"{name}/{part}": value for part, value in head.loss(predictions[name], batch).items()}
         loss = torch.stack(list(losses.values())).sum() if losses else None
-        return FM4NPPOutput(loss, hidden.last, hidden.blocks, hidden.embedding, losses, predictions)
+        return FM4NPPOutput(loss, states.last, states.blocks, states.embedding, losses, predictions)
 
     @torch.no_grad()
     def predict(self, batch: EventBatch) -> dict[str, dict[str, Tensor]]:
@@ -191,6 +202,21 @@ class FM4NPPModel(PretrainedModel):
         for module in (self.embedding, self.backbone, self.output):
             module.requires_grad_(False)
 
+    def freeze_layer_mix(self) -> None:
+        """Hold the heads' mixes of block outputs at the plain mean, for training on the mean of all blocks alone.
+
+        Raises:
+            ConfigurationError: if a head has learned another mix.
+        """
+        for name, head in self._heads():
+            for mix in _layer_mixes(head):
+                if (mix.weight != mix.weight[0]).any():
+                    raise ConfigurationError(
+                        f"the head {name!r} has learned a mix of the blocks, which their mean cannot give; "
+                        "store raw block outputs"
+                    )
+                mix.weight.requires_grad_(False)
+
     # ---- heads
 
     def add_head(self, name: str, spec: str | Mapping[str, Any]) -> Head:
@@ -245,13 +271,42 @@ class FM4NPPModel(PretrainedModel):
 
     def _build_head(self, spec: str | Mapping[str, Any]) -> Head:
         name, config = typed(heads.registry, spec)
-        context = HeadContext(
-            self.config.width, int(self.config.backbone["num_layers"]), len(self.config.feature_names)
-        )
+        context = HeadContext(self.config.width, self._num_blocks, len(self.config.feature_names))
         return heads.get(name)(config, context)
 
     def _heads(self) -> list[tuple[str, Head]]:
         return list(self.heads.items())  # type: ignore[arg-type]
 
+    def _stored_states(self, batch: EventBatch) -> HiddenStates:
+        """The hidden states that a batch brings along, after a check that they fit this model and what it trains."""
+        shapes = {name: tuple(values.shape) for name, values in batch.hidden.items()}
+        mean = (batch.num_tokens, self.config.width)
+        raw = (batch.num_tokens, self._num_blocks, self.config.width)
+        if set(shapes) != {"embedding", "blocks", "last"} or not (
+            shapes["embedding"] == shapes["last"] == mean and shapes["blocks"] in (raw, mean)
+        ):
+            raise ConfigurationError(f"stored hidden states {shapes} are not of this model; compute them again")
+        if torch.is_grad_enabled():
+            self._check_frozen(mixed=shapes["blocks"] == mean)
+        return HiddenStates.of_stored(batch.hidden, self._num_blocks)
+
+    def _check_frozen(self, *, mixed: bool) -> None:
+        """Refuse to train what hidden states that were stored leave out."""
+        if any(p.requires_grad for module in (self.embedding, self.backbone) for p in module.parameters()):
+            raise ConfigurationError("stored hidden states leave the backbone untrained; freeze it, or do without them")
+        mixes = [mix for _, head in self._heads() for mix in _layer_mixes(head)]
+        if mixed and any(mix.weight.requires_grad for mix in mixes):
+            raise ConfigurationError(
+                "the stored mean of the blocks teaches no mix of them; freeze_layer_mix, or store raw block outputs"
+            )
+
+    @property
+    def _num_blocks(self) -> int:
+        return int(self.config.backbone["num_layers"])
+
     def _reads_blocks(self) -> bool:
         return any("blocks" in head.config.inputs for _, head in self._heads())
+
+
+def _layer_mixes(head: nn.Module) -> list[LayerMix]:
+    return [module for module in head.modules() if isinstance(module, LayerMix)]

@@ -5,27 +5,52 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fm4npp.backbones import Backbone
-from fm4npp.backbones.base import Backend
 from fm4npp.backbones.embedding import SpacepointEmbedding
 from fm4npp.backbones.packing import full_precision
 from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.card import model_card
-from fm4npp.checkpoint import load_strict, read_tensors, resolve, staged, weights_hash, write_tensors
+from fm4npp.checkpoint import (
+    WEIGHTS_NAME,
+    load_strict,
+    read_tensors,
+    resolve,
+    staged,
+    weights_hash,
+    write_tensors,
+)
+from fm4npp.choices import Backend
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
 from fm4npp.errors import CheckpointError, ConfigurationError
-from fm4npp.files import read_json, write_json
+from fm4npp.files import read_json, sha256, write_json
 from fm4npp.golden import GOLDEN_NAME, compare, golden_batch, read_golden, write_golden
 from fm4npp.heads import Head
 from fm4npp.original import fetch, is_alias, read_released
 
 HEAD_CONFIG_NAME = "head.json"
+ADAPTER_NAME = "adapter_model.safetensors"
+"""Of a head's adapter, as peft names it; peft's `adapter_config.json` beside it is for peft and not read here."""
+ADAPTER_PREFIX = "base_model.model."
+"""What peft puts before the names of the adapted modules; the modules are the backbone's."""
+
+
+class Adapter(Protocol):
+    """What is trained in a backbone in place of its own weights, and not merged into them yet."""
+
+    @property
+    def base(self) -> dict[str, str]:
+        """Identity of the backbone without it."""
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write it into a folder; returns what `head.json` says of it."""
 
 
 class PretrainedModel(nn.Module, ModelHubMixin):
@@ -33,7 +58,8 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     Attributes:
         config: everything the model is made of.
-        identity: name and revision it was loaded by.
+        identity: name and revision it was loaded by, and the head whose adapter was merged into it.
+        adapter: of the backbone, while it is trained.
         embedding: of spacepoints.
         backbone: its blocks.
         output: the objective's projection.
@@ -42,6 +68,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     config: FM4NPPConfig
     identity: dict[str, str]
+    adapter: Adapter | None = None
     embedding: SpacepointEmbedding
     backbone: Backbone
     output: nn.Linear
@@ -91,7 +118,9 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
         Raises:
             CheckpointError: if it cannot be written.
+            ConfigurationError: if its backbone has an adapter that is not merged.
         """
+        self._require_no_adapter("saving the model")
         push, repo_id = arguments.pop("push_to_hub", False), arguments.pop("repo_id", None)
         card = Path(save_directory) / "README.md"
         with staged(save_directory) as stage:
@@ -203,6 +232,8 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def save_head(self, name: str, folder: str | Path, training: Mapping[str, Any] | None = None) -> None:
         """Write one head alone: its weights, and `head.json` with its specification and its backbone's identity.
 
+        The backbone's adapter is written with it, if it has one that is not merged.
+
         Args:
             name: of the head.
             folder: created if it does not exist.
@@ -214,15 +245,20 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             "format": 1,
             "name": name,
             "head": self.config.heads[name],
-            "backbone": self.backbone_identity(),
+            "backbone": self.backbone_identity() if self.adapter is None else self.adapter.base,
             "training": dict(training or {}),
         }
         with staged(folder) as stage:
             write_tensors(self.heads[name], stage)
+            if self.adapter is not None:
+                told = self.adapter.write(stage)
+                # One hash for each file: a save that was cut short would leave a head beside another's adapter.
+                hashes = {file: sha256(stage / file) for file in (WEIGHTS_NAME, ADAPTER_NAME)}
+                description["adapter"] = {**told, "sha256": hashes}
             write_json(stage / HEAD_CONFIG_NAME, description)
 
     def load_head(self, folder_or_hub_id: str | Path, name: str | None = None, **download: Any) -> str:
-        """Attach a head that was saved alone.
+        """Attach a head that was saved alone; an adapter that was saved with it is merged into the backbone.
 
         Args:
             folder_or_hub_id: what `save_head` wrote, or the id of a Hub repository that holds it.
@@ -233,31 +269,110 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             The name of the head in this model.
 
         Raises:
-            CheckpointError: if it is damaged, or was trained on another backbone.
+            CheckpointError: if it is damaged, was trained on another backbone, or would change the backbone under
+                the heads that are there.
         """
+        self._require_no_adapter("loading a head")
         folder = resolve(folder_or_hub_id, marker=HEAD_CONFIG_NAME, **download)
         description = read_json(folder / HEAD_CONFIG_NAME, CheckpointError)
         missing = {"name", "head", "backbone"} - set(description if isinstance(description, dict) else ())
         if missing:
             raise CheckpointError(f"{folder / HEAD_CONFIG_NAME}: lacks {', '.join(sorted(missing))}")
-        own, theirs = self.backbone_identity(), description["backbone"]
-        if theirs.get("sha256") != own["sha256"]:
-            raise CheckpointError(
-                f"{folder}: this head was trained on another backbone "
-                f"({theirs.get('name') or 'unnamed'}, weights {str(theirs.get('sha256'))[:12]}) than the one it is "
-                f"loaded on ({own['name'] or 'unnamed'}, weights {own['sha256'][:12]}); load its own backbone"
-            )
+        self._check_backbone(folder, description)
         name = name or str(description["name"])
         head = self.add_head(name, description["head"])
         try:
             load_strict(head, read_tensors(folder), folder)
+            if "adapter" in description:
+                self._merge_saved(folder, description["adapter"], folder_or_hub_id)
         except CheckpointError:
             self.remove_head(name)
             raise
         return name
+
+    def _check_backbone(self, folder: Path, description: Mapping[str, Any]) -> None:
+        """Refuse a head of another backbone, and one whose adapter would change it under other heads."""
+        own, theirs = self.backbone_identity(), description["backbone"]
+        if theirs.get("sha256") != own["sha256"]:
+            remedy = "load each on a model of its own" if "adapter" in own else "load its own backbone"
+            raise CheckpointError(
+                f"{folder}: this head was trained on another backbone ({_told(theirs)}) than the one it is "
+                f"loaded on ({_told(own)}); {remedy}"
+            )
+        if "adapter" in description and self.heads:
+            raise CheckpointError(
+                f"{folder}: this head comes with a LoRA adapter, which would change the backbone under the model's "
+                f"other heads ({', '.join(self.heads)}); load each on a model of its own"
+            )
+
+    def _merge_saved(self, folder: Path, adapter: Mapping[str, Any], name: str | Path) -> None:
+        """Merge the adapter that a head was saved with; nothing is changed if it is damaged."""
+        tensors = _read_adapter(folder / ADAPTER_NAME)
+        for file in (WEIGHTS_NAME, ADAPTER_NAME):
+            if adapter.get("sha256", {}).get(file) != sha256(folder / file):
+                raise CheckpointError(
+                    f"{folder / file}: is not the file that {HEAD_CONFIG_NAME} was written with; copy the folder "
+                    "again, or resume the run that wrote it"
+                )
+        rank, alpha = adapter.get("rank"), adapter.get("alpha")
+        if adapter.get("type") != "lora" or not isinstance(rank, int) or not isinstance(alpha, int | float):
+            raise CheckpointError(f"{folder / HEAD_CONFIG_NAME}: describes no adapter that this version can merge")
+        self.merge_lora(tensors, rank, alpha, name)
+
+    @torch.no_grad()
+    def merge_lora(self, tensors: Mapping[str, Tensor], rank: int, alpha: float, where: str | Path) -> None:
+        """Add a LoRA adapter to the backbone's weights, W + (alpha / rank) B A (arXiv:2106.09685, section 4.1).
+
+        Args:
+            tensors: peft's name -> A, (rank, inputs), and B, (outputs, rank), of every adapted weight.
+            rank: of the adapter.
+            alpha: its strength.
+            where: what it comes from, for messages; its last part is kept in `identity`.
+
+        Raises:
+            CheckpointError: naming the weight that it does not fit; nothing is changed then.
+        """
+        own = dict(self.backbone.named_parameters())
+        modules = sorted({key.removeprefix(ADAPTER_PREFIX).partition(".lora_")[0] for key in tensors})
+        merged: dict[str, Tensor] = {}
+        for module in modules:
+            A, B = (tensors.get(f"{ADAPTER_PREFIX}{module}.lora_{part}.weight") for part in "AB")
+            weight = own.get(f"{module}.weight")
+            if A is None or B is None or weight is None or not _fit(weight, A, B, rank):
+                raise CheckpointError(f"{where}: the adapter of {module} does not fit the backbone")
+            merged[f"{module}.weight"] = weight + (B.to(weight) @ A.to(weight)) * (alpha / rank)
+        if len(tensors) != 2 * len(modules) or not modules:
+            raise CheckpointError(f"{where}: the adapter holds tensors that are no LoRA matrices, or none at all")
+        for name, value in merged.items():
+            own[name].copy_(value)
+        self.identity = {**self.identity, "adapter": Path(where).name}
+
+    def _require_no_adapter(self, action: str) -> None:
+        if self.adapter is not None:
+            raise ConfigurationError(f"{action}: the backbone has an adapter; call fm4npp.training.lora.merge first")
 
     def backbone_identity(self) -> dict[str, str]:
         """Name, revision and weights hash of the embedding and the backbone: what a head depends on."""
         parts = {"embedding": self.embedding, "backbone": self.backbone}
         state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
         return {**self.identity, "sha256": weights_hash(state)}
+
+
+def _told(identity: Mapping[str, str]) -> str:
+    """A backbone's identity, for a message."""
+    changed = f", changed by the LoRA adapter of {identity['adapter']}" if "adapter" in identity else ""
+    return f"{identity.get('name') or 'unnamed'}{changed}, weights {str(identity.get('sha256'))[:12]}"
+
+
+def _fit(weight: Tensor, A: Tensor, B: Tensor, rank: int) -> bool:
+    """Whether LoRA matrices have the shapes that a weight needs."""
+    return weight.ndim == 2 and A.shape == (rank, weight.shape[1]) and B.shape == (weight.shape[0], rank)
+
+
+def _read_adapter(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error

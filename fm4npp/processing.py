@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class PreparedEvent:
         order: (N,) int64, index of each token among the event's spacepoints.
         targets: name -> (N, ...).
         labels: name -> (N,) int64.
+        hidden: name -> (N, ...) float32, the frozen model's hidden states, if they were computed before.
     """
 
     coordinates: Array
@@ -49,6 +50,7 @@ class PreparedEvent:
     order: Array
     targets: Mapping[str, Array]
     labels: Mapping[str, Array]
+    hidden: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -62,6 +64,9 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
 
     Returns:
         The batch; a label is in it if every event has it.
+
+    Raises:
+        ConfigurationError: if some events bring hidden states along and others do not.
     """
 
     def pack(parts: Iterable[Array]) -> Tensor:
@@ -69,7 +74,7 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
 
     labels = set.intersection(*(set(event.labels) for event in events))
     offsets = np.concatenate([[0], np.cumsum([len(event) for event in events])])
-    return EventBatch(
+    batch = EventBatch(
         coordinates=pack(event.coordinates for event in events),
         features=pack(event.features for event in events),
         detector_ids=pack(event.detector_ids for event in events),
@@ -78,6 +83,11 @@ def collate(events: Sequence[PreparedEvent]) -> EventBatch:
         targets={name: pack(event.targets[name] for event in events) for name in events[0].targets},
         labels={name: pack(event.labels[name] for event in events) for name in sorted(labels)},
     )
+    if any(set(event.hidden) != set(events[0].hidden) for event in events):
+        raise ConfigurationError("a batch of events with and without stored hidden states; give them to all or to none")
+    if events[0].hidden:
+        batch["hidden"] = {name: pack(event.hidden[name] for event in events) for name in events[0].hidden}
+    return batch
 
 
 def in_batches(events: Iterable[Event], budget: int) -> Iterator[list[Event]]:
@@ -190,7 +200,13 @@ class FM4NPPProcessor:
         return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective))
 
     def prepare(
-        self, event: Event, *, targets: bool = True, order: Array | None = None, indices: Array | None = None
+        self,
+        event: Event,
+        *,
+        targets: bool = True,
+        order: Array | None = None,
+        indices: Array | None = None,
+        hidden: Mapping[str, Array] | None = None,
     ) -> PreparedEvent:
         """One event to the arrays that the model reads.
 
@@ -199,15 +215,19 @@ class FM4NPPProcessor:
             targets: whether to compute the objective's targets.
             order: (N,) of `indices`, if it was computed before.
             indices: (N, m) of `indices`, if they were computed before.
+            hidden: name -> (N, ...), the model's hidden states in that order, if they were computed before.
 
         Raises:
             NotFittedError: if the serializer or the objective needs a fit.
-            DataError: if the event is of another detector, or lies on the beam axis, where eta is infinite.
+            DataError: if the event is of another detector, or lies on the beam axis, where eta is infinite, or the
+                hidden states are of another event.
         """
         detector = self._detector(event)
         geometry = self._geometries[detector.name]
         coordinates = self._coordinates(event, geometry)
         order = self._order(event, coordinates) if order is None else order.astype(np.int64)
+        if any(len(values) != len(event) for values in (hidden or {}).values()):
+            raise DataError("hidden states of another number of spacepoints", event=event.event_id)
         coordinates, event = coordinates[order], event.take(order)
         return PreparedEvent(
             coordinates=coordinates,
@@ -216,6 +236,7 @@ class FM4NPPProcessor:
             order=order,
             targets=self._targets(event, coordinates, geometry, indices) if targets else {},
             labels={name: values.astype(np.int64) for name, values in event.labels.items()},
+            hidden=hidden or {},
         )
 
     def indices(self, event: Event) -> tuple[Array, Array | None]:
