@@ -9,7 +9,7 @@ class FM4NPPError(Exception):
     """Base of every error whose message is meant for the user: the command line prints it without a traceback."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, short enough for one of ours; its type if it says nothing."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 

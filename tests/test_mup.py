@@ -21,7 +21,7 @@ from fm4npp.plotting.coordinate_check import draw_coordinates, relative_to_narro
 from fm4npp.training import AdaptConfig, PretrainConfig, mup, pretrain
 from fm4npp.training.config import ModelConfig, TrainingConfig, parse
 from fm4npp.training.coordinate_check import activations, coordinate_check, growth
-from fm4npp.training.loop import Interrupted
+from fm4npp.training.guards import Interrupted
 from fm4npp.training.schedule import RowAdamW, decays, parameter_groups
 from tests.conftest import tiny_config
 

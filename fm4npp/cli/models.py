@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ Overrides = Annotated[
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or Hub id.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="auto, torch or mamba-ssm.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in --output; if there is none, begin.")]
+PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the complete configuration and stop.")]
 TokensOption = Annotated[int, typer.Option("--tokens-per-batch", min=1, help="Spacepoints run at once.")]
 
 
@@ -26,7 +29,8 @@ def pretrain(
     config: Annotated[Path, typer.Option(help="YAML file: model, data, training.")],
     output: Annotated[Path, typer.Option(help="Folder of the run and the checkpoint.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    resume: ResumeOption = False,
+    print_config: PrintOption = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -34,11 +38,15 @@ def pretrain(
 
     Example: fm4npp pretrain --config configs/laptop.yaml data.train=train.parquet training.steps=500 --output runs/a
     """
-    from fm4npp.training import PretrainConfig
-    from fm4npp.training import pretrain as pretrained
-    from fm4npp.training.config import parse, read_yaml
+    from fm4npp.training.config import PretrainConfig, parse, read_yaml
+    from fm4npp.training.inputs import check_pretraining
 
     settings = parse(PretrainConfig, read_yaml(config), overrides or [], source=str(config))
+    if print_config:
+        return _print_config(settings)
+    check_pretraining(settings)  # before torch is imported, which takes seconds
+    from fm4npp.training import pretrain as pretrained
+
     with _training(settings.training.steps) as report:
         best = pretrained(settings, output, resume=resume, report=report)
     finish({"output": str(output), **best}, as_json, f"{output}: {_best(best)}")
@@ -53,17 +61,17 @@ def adapt(
     validation: Annotated[list[Path] | None, typer.Option(help="Labelled events that choose the best weights.")] = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="What the head is called; the registered name by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    resume: ResumeOption = False,
+    print_config: PrintOption = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a head on a pretrained model, whose backbone stays frozen unless freeze_backbone=false.
+    """Train a head on a pretrained model, whose backbone stays frozen unless tuning=full or tuning=lora.
 
     Example: fm4npp adapt --model runs/a --head track-finding --data train.parquet --output runs/tracks
     """
-    from fm4npp.training import AdaptConfig
-    from fm4npp.training import adapt as adapted
-    from fm4npp.training.config import parse
+    from fm4npp.training.config import AdaptConfig, parse
+    from fm4npp.training.inputs import check_adaptation
 
     values: dict[str, Any] = {
         "name": name or head,
@@ -72,6 +80,11 @@ def adapt(
         "training": AdaptConfig.model_fields["training"].default.model_dump(),
     }
     settings = parse(AdaptConfig, values, overrides or [])
+    if print_config:
+        return _print_config(settings)
+    check_adaptation(model, settings)
+    from fm4npp.training import adapt as adapted
+
     with _training(settings.training.steps) as report:
         best = adapted(model, settings, output, resume=resume, report=report)
     finish({"output": str(output), **best}, as_json, f"{output}: {_best(best)}")
@@ -165,7 +178,7 @@ def predict(
 def _load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
     import torch
 
-    from fm4npp.backbones.base import BACKENDS
+    from fm4npp.choices import BACKENDS
     from fm4npp.modeling import FM4NPPModel
     from fm4npp.processing import FM4NPPProcessor
 
@@ -181,23 +194,32 @@ def _load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any,
     return loaded, FM4NPPProcessor(loaded.config)
 
 
+def _print_config(settings: Any) -> None:
+    """The configuration with all defaults, as YAML that `--config` takes."""
+    import yaml
+
+    sys.stdout.write(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
 @contextmanager
 def _training(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a run's records: a bar with loss and rates."""
+    notes: dict[str, str] = {}
     with progress("training", steps) as update:
 
         def report(record: dict[str, Any]) -> None:
             if "validation_loss" in record:
-                update(record["step"], f"validation {record['validation_loss']:.5g}")
+                notes["validation"] = f"validation {_number(record['validation_loss'])}"
             else:
-                note = f"loss {record['loss']:.5g} lr {record['learning_rate']:.2g}"
-                update(record["step"], f"{note} {record['events_per_second']:.1f} events/s")
+                speed = f"{record['events_per_second']:,.1f} events/s {record['tokens_per_second']:,.0f} tokens/s"
+                notes["training"] = f"loss {_number(record['loss'])} lr {record['learning_rate']:.2g} {speed}"
+            update(record["step"], " ".join(notes.values()))
 
         yield report
 
 
 def _best(record: dict[str, Any]) -> str:
-    if "validation_loss" in record:
+    if record.get("validation_loss") is not None:
         return f"best validation loss {record['validation_loss']:.6g} at step {record['step']}"
     return f"training loss {record['training_loss']:.6g} at step {record['step']}, not validated"
 

@@ -10,8 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fm4npp import detectors
-from fm4npp.backbones.base import Backend
-from fm4npp.configuration import WIDTHS
+from fm4npp.choices import WIDTHS, Backend
 from fm4npp.errors import ConfigurationError
 from fm4npp.registry import explain, suggest
 
@@ -19,7 +18,20 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 MuPRule = Literal["derived", "paper"]
 Count = Annotated[int, Field(ge=1)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value)]
+
+
+def _as_paths(value: Any) -> Any:
+    """One path or several, as text: a Path would change the URL of a file on the Hub."""
+    several = [value] if isinstance(value, str | Path) else value
+    return (
+        [str(path) if isinstance(path, Path) else path for path in several]
+        if isinstance(several, list | tuple)
+        else several
+    )
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_as_paths)]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Strict(BaseModel):
@@ -33,15 +45,24 @@ class TrainingConfig(Strict):
 
     Attributes:
         steps: optimizer steps.
-        tokens_per_batch: spacepoints in a batch, at most, on each process; a longer event is a batch of its own.
+        tokens_per_batch: spacepoints that a process runs at once, at most; a longer event is run alone.
+        events_per_step: events of an optimizer step over all processes, run in as many batches as they need (gradient
+            accumulation); the last step of an epoch may have fewer. A stream's step ends with the batch that
+            completes them. Without it a step is one batch on each process.
         learning_rate: peak, after warm-up.
         final_learning_rate: at the last step, as a fraction of the peak.
         warmup_steps: linear, from 0.
         weight_decay: of matrices and convolution taps; norms, biases and the state-space constants take none.
         betas: of AdamW.
         clip_norm: gradients are scaled down to this norm.
-        validate_every: steps between validations; also the last step.
-        save_every: steps between checkpoints for `--resume`; also the last step.
+        skip_limit: a step whose loss or gradient is not finite changes nothing and is counted; after so many in a row
+            the run stops.
+        ema: decay, in a step, of an exponential moving average of the weights, which is then what is validated and
+            kept; 0 for none.
+        validate_every: steps between validations; also before the first step and after the last.
+        patience: stop after so many validations in a row without a better one.
+        save_every: steps between checkpoints for `--resume`; also at the start and the end.
+        keep_checkpoints: of these the newest so many are kept.
         log_every: steps between records of the training loss.
         seed: of weights and order of events.
         num_workers: processes that prepare events.
@@ -49,6 +70,10 @@ class TrainingConfig(Strict):
         backend: what computes the backbone: auto, torch or mamba-ssm.
         checkpoint_gradients: keep only every block's input for the backward pass and compute the rest again, for
             longer events or larger batches in the same memory.
+        compile: run the model through torch.compile.
+        sharded: cut the weights over the processes (FSDP2), for models that do not fit on one device; also what
+            `accelerate launch --use_fsdp --fsdp_version 2` says. Otherwise every process has a copy (DDP).
+        trackers: where records go besides the run's own metrics.jsonl.
         parameterization: "standard", or "mup" (maximal update, docs/mup.md), with which the learning rate found on a
             narrow model serves a wide one. For pretraining only.
         mup_base_width: width at which μP has the standard's initial weights (but for a readout of zeros) and learning
@@ -58,20 +83,28 @@ class TrainingConfig(Strict):
 
     steps: Count = 1000
     tokens_per_batch: Count = 16384
+    events_per_step: Count | None = None
     learning_rate: Positive = 2e-4
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     weight_decay: NotNegative = 0.01
     betas: tuple[NotNegative, NotNegative] = (0.9, 0.95)
     clip_norm: Positive = 0.1
+    skip_limit: Count = 10
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     validate_every: Count = 200
+    patience: Count | None = None
     save_every: Count = 200
+    keep_checkpoints: Count = 2
     log_every: Count = 10
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     num_workers: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     backend: Backend = "auto"
     checkpoint_gradients: bool = False
+    compile: bool = False
+    sharded: bool = False
+    trackers: tuple[Tracker, ...] = ()
     parameterization: Literal["standard", "mup"] = "standard"
     mup_base_width: Count = 64
     mup_rule: MuPRule = "derived"
@@ -81,17 +114,39 @@ class DataConfig(Strict):
     """The events of a run.
 
     Attributes:
-        train: events files.
-        validation: events files that choose the best weights; without any, the last weights are the best.
+        train: events files, folders of them, patterns, or data sets on the Hugging Face Hub.
+        validation: the same, of the events that choose the best weights; without any, the last weights are the best.
+        weights: detector -> how often its events are trained on, relative to the others; by default every event is
+            once an epoch. For streams of several detectors it is needed.
+        streaming: read the training events one after the other, in memory that does not grow with their number.
+        buffer: when streaming, events that are shuffled among each other.
         fit_events: training events that the serializer and the objective are fitted to.
         cache: folder where the order of the tokens and the neighbours of the spacepoints are kept, computed when they
             are not there yet, about 60 bytes a spacepoint; by default they are computed every time. For pretraining.
+        features: folder where a frozen backbone's outputs are kept, computed when they are not there yet; heads that
+            are trained on the same events share them. For adaptation.
+        features_kind: "raw" keeps every block's output, "mixed" only their mean.
+        features_dtype: of what is kept.
     """
 
     train: Paths = Field(min_length=1)
     validation: Paths = ()
+    weights: dict[str, Positive] = Field(default_factory=dict)
+    streaming: bool = False
+    buffer: Count = 1000
     fit_events: Count = 10_000
     cache: Path | None = None
+    features: Path | None = None
+    features_kind: Literal["raw", "mixed"] = "raw"
+    features_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.streaming and self.cache is not None:
+            raise ValueError("cache: is for events by index; leave out streaming or the cache")
+        if self.streaming and self.features is not None:
+            raise ValueError("features: are kept of events by index; leave out streaming or the features")
+        return self
 
 
 class ModelConfig(Strict):
@@ -147,6 +202,29 @@ class PretrainConfig(Strict):
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> PretrainConfig:
+        if self.data.features is not None:
+            raise ValueError("data.features: keeps a frozen backbone's outputs, for adaptation; leave it out")
+        return self
+
+
+class LoRAConfig(Strict):
+    """A low-rank adapter of the backbone (LoRA, arXiv:2106.09685), trained together with a head.
+
+    There is no dropout: it would act on the rows, and only weights are adapted here.
+
+    Attributes:
+        rank: r, rows of A and columns of B.
+        alpha: strength; the product B A is multiplied by alpha / rank.
+        targets: the linear layers of the backbone that are adapted, by the end of their names: `in_proj` is that of
+            all blocks, `layers.0.mixer.in_proj` that of the first.
+    """
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("in_proj", "out_proj")
+
 
 class AdaptConfig(Strict):
     """An adaptation run.
@@ -156,14 +234,17 @@ class AdaptConfig(Strict):
         head: its specification.
         data: labelled events.
         training: the loop's settings.
-        freeze_backbone: train the head alone. The backbone is part of the result only if it is trained.
+        tuning: what is trained besides the head: nothing of the "frozen" backbone, the "full" backbone, which is then
+            part of the result, or low-rank updates of it ("lora").
+        lora: settings of these.
     """
 
     name: str
     head: dict[str, Any]
     data: DataConfig
     training: TrainingConfig = TrainingConfig(learning_rate=1e-3, weight_decay=1e-4, clip_norm=1.0)
-    freeze_backbone: bool = True
+    tuning: Literal["frozen", "full", "lora"] = "frozen"
+    lora: LoRAConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> AdaptConfig:
@@ -171,6 +252,10 @@ class AdaptConfig(Strict):
             raise ValueError("training.parameterization: heads are trained in the standard parameterization only")
         if self.data.cache is not None:
             raise ValueError("data.cache: keeps what pretraining needs, heads are trained on labels; leave it out")
+        if self.data.features is not None and self.tuning != "frozen":
+            raise ValueError("data.features: are those of a frozen backbone; leave them out, or tuning")
+        if self.lora is not None and self.tuning != "lora":
+            raise ValueError("lora: is used with tuning=lora only")
         return self
 
 

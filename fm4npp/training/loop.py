@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
-import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from fm4npp.batch import EventBatch
-from fm4npp.data import EventDataset, IndexCache, cached, loader, token_budget_batches
-from fm4npp.errors import CheckpointError, DataError, FM4NPPError
+from fm4npp.data import EventDataset
+from fm4npp.errors import FM4NPPError, first_line
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.processing import FM4NPPProcessor, collate
-from fm4npp.training.checkpoint import load_state, save_state
+from fm4npp.training import sharding
+from fm4npp.training.average import WeightAverage
+from fm4npp.training.batches import Batch, Batches, Prepare, Stored
 from fm4npp.training.config import TrainingConfig
+from fm4npp.training.guards import Interrupted, stop_signals
+from fm4npp.training.randomness import random_state, restore_random_state
+from fm4npp.training.records import Metrics, Records, write_status
+from fm4npp.training.resuming import check_same, check_threads
 from fm4npp.training.schedule import RowAdamW, RowMultipliers, learning_rate_factor, parameter_groups
+from fm4npp.training.state import Saved, write
+from fm4npp.training.step import Outcome, Step, Weight
+from fm4npp.training.validation import validation_losses
 
-METRICS_NAME = "metrics.jsonl"
-Metrics = dict[str, Any]
-
-
-class Interrupted(FM4NPPError):
-    """The run was asked to stop; its state is saved."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}; the run is saved, continue it with --resume")
-        self.status = 128 + signal_number
+SHOWN = 5
+"""Events that a message names."""
 
 
 @dataclass
@@ -45,282 +41,319 @@ class Run:
 
     Attributes:
         model: its trainable parameters are trained.
-        processor: fitted.
-        train: events to train on.
+        batches: what every step is trained on, on this process.
         validation: events that choose the best weights, or None.
+        prepare: event to arrays.
+        weight: what the mean of the loss is weighted by: spacepoints for the objective, events for heads.
         config: the loop's settings.
         folder: where everything is written.
-        save: writes the weights worth keeping, given the record of the step.
-        targets: True trains on the objective, False on the heads' labels.
-        fingerprint: identifies the run; a saved state of another one is not resumed.
-        report: called with every record that is logged.
+        export: writes the weights worth keeping: name -> whole tensor, and the record of the step.
+        records: of the run.
+        identity: what decides the result; a saved state of anything else is not resumed.
         multipliers: parameter -> learning-rate multipliers of its rows; 1 where it is not named.
-        cache: folder of the `IndexCache`s of both sets, or None.
+        stored: index of a validation event to what was computed earlier, or None.
     """
 
     model: FM4NPPModel
-    processor: FM4NPPProcessor
-    train: EventDataset
+    batches: Batches
     validation: EventDataset | None
+    prepare: Prepare
+    weight: Weight
     config: TrainingConfig
     folder: Path
-    save: Callable[[Metrics], None]
-    targets: bool
-    fingerprint: str
-    report: Callable[[Metrics], None] = field(default=lambda record: None)
+    export: Callable[[Mapping[str, Tensor], Metrics], None]
+    records: Records
+    identity: Metrics
     multipliers: Mapping[str, RowMultipliers] = field(default_factory=dict)
-    cache: Path | None = None
-
-    @cached_property
-    def stored(self) -> Mapping[EventDataset, IndexCache]:
-        """Order and neighbours of the events, if they are kept; computed first if they are not there yet."""
-        if self.cache is None:
-            return {}
-        sets = [dataset for dataset in (self.train, self.validation) if dataset is not None]
-        with processes().main_process_first():
-            return {data: cached(data, self.processor, self.cache) for data in sets}
+    stored: Stored | None = None
 
 
-def processes() -> PartialState:
-    """The processes of this run, joined into one group if a launcher started several.
+@dataclass
+class Progress:
+    """How far a run is.
 
-    Accelerate joins processes without an accelerator only when it is told that there is none; left alone, each would
-    train a model of its own and write it to the same place.
+    Attributes:
+        step: optimizer steps done, skipped ones included.
+        events: trained on, on all processes.
+        tokens: of these.
+        seconds: spent training, before an interruption too.
+        skipped: steps that changed nothing, because the loss or a gradient was not finite.
+        skipped_in_row: of these, the last ones, without a good one since.
+        best: record of the best validation.
+        stale: validations since then.
+        done: whether nothing is left to do.
     """
-    return PartialState(cpu=not torch.accelerator.is_available())
+
+    step: int = 0
+    events: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    best: Metrics | None = None
+    stale: int = 0
+    done: bool = False
 
 
-def train(run: Run, *, resume: bool = False) -> Metrics:
-    """Train, validate, keep the best weights and the state to continue from.
+class Loop:
+    """One run: steps, validations and checkpoints until it is done or asked to stop.
 
     Args:
         run: what to train.
-        resume: continue from the state saved in `run.folder`.
-
-    Returns:
-        The record of the best validation, or of the last step if there is no validation set.
-
-    Raises:
-        Interrupted: after SIGINT or SIGTERM, once the state is saved.
-        FM4NPPError: if the data holds no spacepoints or the loss is not finite; saved weights are kept.
+        accelerator: device and processes.
     """
-    _check_data(run)
-    processes()
-    accelerator = Accelerator()
-    groups = parameter_groups(run.model, run.config.weight_decay, run.multipliers)
-    optimizer = RowAdamW(groups, lr=run.config.learning_rate, betas=run.config.betas)
-    state: Metrics = {"step": 0, "events": 0, "tokens": 0, "seconds": 0.0, "best": None}
-    if resume:
-        state = _restore(run, accelerator, optimizer)
-    elif accelerator.is_main_process:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / METRICS_NAME).write_text("", encoding="utf-8")
-    model, optimizer = accelerator.prepare(run.model, optimizer)
-    with _stop_signals() as stopping:
-        _steps(run, accelerator, model, optimizer, state, stopping)
-    best: Metrics = state["best"]
-    return best
 
-
-def _steps(
-    run: Run,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Metrics,
-    stopping: list[int],
-) -> None:
-    config = run.config
-    started = time.perf_counter() - state["seconds"]
-    model.train()
-    for batch in _batches(run, accelerator, state["step"]):
-        if state["step"] >= config.steps:
-            break
-        record = _step(run, accelerator, model, optimizer, batch.to(accelerator.device), state["step"])
-        state["step"] += 1
-        state["events"] += record["events"] * accelerator.num_processes
-        state["tokens"] += record["tokens"] * accelerator.num_processes
-        state["seconds"] = time.perf_counter() - started
-        last = state["step"] == config.steps
-        if last or state["step"] % config.log_every == 0:
-            _log(run, accelerator, {"step": state["step"], **record, **_rates(state)})
-        if last or state["step"] % config.validate_every == 0:
-            _validate(run, accelerator, model, state, record)
-        if last or stopping or state["step"] % config.save_every == 0:
-            _save(run, accelerator, optimizer, state)
-        if stopping:
-            raise Interrupted(stopping[0], state["step"])
-
-
-def _step(
-    run: Run,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: EventBatch,
-    step: int,
-) -> Metrics:
-    """One optimizer step; the record of its losses."""
-    factor = learning_rate_factor(step, run.config.steps, run.config.warmup_steps, run.config.final_learning_rate)
-    for group in optimizer.param_groups:
-        group["lr"] = run.config.learning_rate * factor * group["multiplier"]
-    with _precision(run, accelerator):
-        output = model(**batch)
-    loss: Tensor = output.loss
-    if not torch.isfinite(loss):
-        raise FM4NPPError(f"step {step + 1}: the loss is {loss.item()}; lower training.learning_rate")
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(model.parameters(), run.config.clip_norm)
-    optimizer.step()
-    parts = {name: value.item() for name, value in output.losses.items()} if len(output.losses) > 1 else {}
-    return {
-        "loss": loss.item(),
-        **parts,
-        "learning_rate": run.config.learning_rate * factor,
-        "gradient_norm": float(norm) if norm is not None else math.nan,
-        "events": batch.num_events,
-        "tokens": batch.num_tokens,
-    }
-
-
-def _precision(run: Run, accelerator: Accelerator) -> torch.autocast:
-    """Autocast as configured; Accelerate's own is one setting for a Python process, which may hold several runs."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=run.config.precision == "bf16")
-
-
-def _batches(run: Run, accelerator: Accelerator, done: int) -> Iterator[EventBatch]:
-    """Endless packed batches of this process; the order depends on seed and epoch alone, so `done` can be skipped."""
-    epoch = 0
-    while True:
-        seed = (run.config.seed, epoch)
-        batches = token_budget_batches(run.train.lengths, run.config.tokens_per_batch, seed=seed)
-        count = max(len(batches) // accelerator.num_processes, 1)
-        own = [batches[i % len(batches)] for i in range(accelerator.process_index, count * accelerator.num_processes)]
-        own = own[:: accelerator.num_processes]
-        if done < len(own):
-            yield from _load(run, run.train, own[done:])
-        done = max(done - len(own), 0)
-        epoch += 1
-
-
-def _load(run: Run, dataset: EventDataset, batches: list[list[int]]) -> Iterator[EventBatch]:
-    def prepare(event: Any, **stored: Any) -> Any:
-        return run.processor.prepare(event, targets=run.targets, **stored)
-
-    options: dict[str, Any] = {"num_workers": run.config.num_workers, "stored": run.stored.get(dataset)}
-    for batch in loader(dataset, batches, prepare, collate, **options):
-        if not run.targets:
-            run.model.require_labels(batch)
-        yield batch
-
-
-def _validate(run: Run, accelerator: Accelerator, model: torch.nn.Module, state: Metrics, record: Metrics) -> None:
-    """Validate; if it is the best so far, or there is nothing to validate on, keep the weights."""
-    found: Metrics = {"step": state["step"], "training_loss": record["loss"]}
-    if run.validation is not None:
-        found["validation_loss"] = validation_loss(run, accelerator, model)
-        _log(run, accelerator, found)
-    best = state["best"]
-    if best is None or run.validation is None or found["validation_loss"] < best["validation_loss"]:
-        state["best"] = found
-        if accelerator.is_main_process:
-            run.save({**found, **_rates(state), **{key: state[key] for key in ("events", "tokens", "seconds")}})
-
-
-@torch.no_grad()
-def validation_loss(run: Run, accelerator: Accelerator, model: torch.nn.Module) -> float:
-    """Mean loss over the validation events: of the objective over spacepoints, of heads over events."""
-    assert run.validation is not None
-    model.eval()
-    batches = token_budget_batches(run.validation.lengths, run.config.tokens_per_batch)
-    total = torch.zeros(2, dtype=torch.float64)
-    for batch in _load(run, run.validation, batches[accelerator.process_index :: accelerator.num_processes]):
-        with _precision(run, accelerator):
-            loss = model(**batch.to(accelerator.device)).loss
-        weight = batch.num_tokens if run.targets else batch.num_events
-        total += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
-    summed = accelerator.reduce(total.to(accelerator.device), reduction="sum")
-    model.train()
-    value = float(summed[0] / summed[1])
-    if not math.isfinite(value):
-        raise FM4NPPError(f"the validation loss is {value}; lower training.learning_rate")
-    return value
-
-
-def _save(run: Run, accelerator: Accelerator, optimizer: torch.optim.Optimizer, state: Metrics) -> None:
-    if accelerator.is_main_process:
-        trained = {name: p.detach() for name, p in run.model.named_parameters() if p.requires_grad}
-        save_state(
-            run.folder,
-            {
-                **state,
-                "fingerprint": run.fingerprint,
-                "weights": trained,
-                "optimizer": optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "num_processes": accelerator.num_processes,
-            },
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        self.run, self.config, self.accelerator = run, run.config, accelerator
+        groups = parameter_groups(run.model, run.config.weight_decay, run.multipliers)
+        optimizer = RowAdamW(groups, lr=run.config.learning_rate, betas=run.config.betas)
+        sharded = sharding.sharding_asked(run.config.sharded)
+        self.model, self.optimizer = sharding.prepare(accelerator, run.model, optimizer, sharded=sharded)
+        self.step = Step(
+            accelerator,
+            self.model,
+            self.optimizer,
+            config=run.model.config,
+            weight=run.weight,
+            clip_norm=run.config.clip_norm,
+            precision=run.config.precision,
         )
+        self.average = WeightAverage(run.model, run.config.ema) if run.config.ema else None
+        self.progress = Progress()
+        self._last_event = ""
 
+    def train(self, saved: Saved | None = None) -> Metrics:
+        """Train from the beginning, or from a saved state.
 
-def _restore(run: Run, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> Metrics:
-    state = load_state(run.folder)
-    if state["num_processes"] != accelerator.num_processes:
-        raise CheckpointError(
-            f"{run.folder}: is a run of {state['num_processes']} processes, not {accelerator.num_processes}; "
-            "resume it with as many"
-        )
-    if state["fingerprint"] != run.fingerprint:
-        raise CheckpointError(f"{run.folder}: holds another run (configuration or data differ); use another --output")
-    own = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(state["weights"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    return {key: state[key] for key in ("step", "events", "tokens", "seconds", "best")}
+        Returns:
+            The record of the best validation, or of the last step if there is no validation set.
 
+        Raises:
+            Interrupted: after a signal to stop, once the state is saved.
+            FM4NPPError: if too many steps in a row are not finite, or the untrained model cannot be validated.
+        """
+        with self._told():
+            if saved is None:
+                self._begin()
+            else:
+                self._restore(saved)
+            with stop_signals() as received:
+                self._steps(received)
+        return self.progress.best or {}
 
-def _rates(state: Metrics) -> Metrics:
-    seconds = max(state["seconds"], 1e-9)
-    return {
-        "events_per_second": round(state["events"] / seconds, 2),
-        "tokens_per_second": round(state["tokens"] / seconds, 1),
-        "seconds_elapsed": round(seconds, 3),
-    }
-
-
-def _log(run: Run, accelerator: Accelerator, record: Metrics) -> None:
-    if accelerator.is_main_process:
-        with (run.folder / METRICS_NAME).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record) + "\n")
-        run.report(record)
-
-
-def _check_data(run: Run) -> None:
-    for name, dataset in (("training", run.train), ("validation", run.validation)):
-        if dataset is not None and not int(dataset.lengths.sum()):
-            raise DataError(f"the {name} events hold no spacepoints", file=", ".join(map(str, dataset.paths)))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM so that the step can be finished; a second one acts at once."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Keep `status.json` up to date, whatever happens."""
+        self._status("running")
         try:
-            previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: the caller handles signals
-            break
-    try:
-        yield received
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
+            yield
+        except BaseException as error:
+            told = self._killed_worker(error)
+            self._status("stopped" if isinstance(told, Interrupted) else "failed", first_line(told))
+            if told is error:
+                raise
+            raise told from error
+        self._status("finished")
+
+    def _killed_worker(self, error: BaseException) -> BaseException:
+        """What torch says when a loader's worker dies, in our words; any other error as it is."""
+        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+            return error
+        read = f"after {self._last_event}" if self._last_event else "before its first event was used"
+        return FM4NPPError(
+            f"a process that prepares events was killed (out of memory?) {read}; give the machine more memory or lower "
+            "training.num_workers, and continue with --resume"
+        )
+
+    def _status(self, status: str, message: str = "") -> None:
+        if self.accelerator.is_main_process:
+            write_status(self.run.folder, status, self.progress.step, self.config.steps, message)
+
+    def _begin(self) -> None:
+        """Validate and save before the first step: what cannot be validated or saved is found now."""
+        self.run.records.cut(0)
+        self._validate(None)
+        self._save()
+
+    def _steps(self, received: list[int]) -> None:
+        config, progress = self.config, self.progress
+        before, started, waiting = progress.seconds, time.perf_counter(), 0.0
+        self.model.train()
+        batches = iter(self.run.batches)
+        while not progress.done:
+            asked = time.perf_counter()
+            given = next(batches)
+            waiting += time.perf_counter() - asked
+            self._last_event = given[-1].names[-1]
+            outcome, record = self._step(given, received[0] if received else 0)
+            spent = time.perf_counter() - started
+            progress.seconds = before + spent
+            progress.done = progress.step >= config.steps
+            if progress.done or progress.step % config.log_every == 0:
+                self.run.records.add({**record, **self._rates(), "wait_share": round(waiting / spent, 4)})
+            if progress.done or progress.step % config.validate_every == 0:
+                self._validate(record["loss"])
+            # Several processes agree in the next step on what one of them has heard since.
+            stop = outcome.stop or (received[0] if received and self.accelerator.num_processes == 1 else 0)
+            if progress.done or stop or progress.step % config.save_every == 0:
+                self._save()
+            if stop and not progress.done:
+                raise Interrupted(stop, progress.step)
+
+    # ---- steps
+
+    def _step(self, batches: list[Batch], stop: int) -> tuple[Outcome, Metrics]:
+        config, progress = self.config, self.progress
+        factor = learning_rate_factor(progress.step, config.steps, config.warmup_steps, config.final_learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor * group["multiplier"]
+        outcome = self.step(batches, stop)
+        progress.step += 1
+        progress.events += outcome.events
+        progress.tokens += outcome.tokens
+        if outcome.taken:
+            progress.skipped_in_row = 0
+            if self.average is not None:
+                self.average.update()
+        else:
+            self._skipped(outcome, batches)
+        record = {
+            "step": progress.step,
+            "epoch": round(self.run.batches.epoch, 4),
+            **{name: _json(value) for name, value in outcome.losses.items()},
+            "learning_rate": config.learning_rate * factor,
+            "gradient_norm": _json(outcome.gradient_norm),
+            "skipped": progress.skipped,
+            "events": outcome.events,
+            "tokens": outcome.tokens,
+        }
+        return outcome, record
+
+    def _skipped(self, outcome: Outcome, batches: list[Batch]) -> None:
+        """Count a step that was not taken; stop if there are too many in a row.
+
+        Raises:
+            FM4NPPError: naming the events.
+        """
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        if progress.skipped_in_row < self.config.skip_limit:
+            return
+        names = gather_object([name for batch in batches if batch.counts for name in batch.names])
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        raise FM4NPPError(
+            f"step {progress.step}: the loss is {outcome.losses['loss']:g} and the norm of the gradients "
+            f"{outcome.gradient_norm:g}: {progress.skipped_in_row} steps in a row were skipped because they were not "
+            f"finite; lower training.learning_rate, or look at the events of the last one: {shown}; the checkpoints "
+            "are kept"
+        )
+
+    def _rates(self) -> Metrics:
+        seconds = max(self.progress.seconds, 1e-9)
+        return {
+            "events_per_second": round(self.progress.events / seconds, 2),
+            "tokens_per_second": round(self.progress.tokens / seconds, 1),
+            "seconds_elapsed": round(self.progress.seconds, 3),
+        }
+
+    # ---- validation
+
+    def _validate(self, training_loss: float | None) -> None:
+        """Validate; if it is the best so far, or there is nothing to validate on, keep the weights."""
+        progress = self.progress
+        found: Metrics = {"step": progress.step, "training_loss": training_loss}
+        with self._averaged():
+            if self.run.validation is not None:
+                found |= {name: _json(value) for name, value in self._validation_losses(self.run.validation).items()}
+                self.run.records.add(found)
+                self._check_validation(found)
+            if self._is_best(found):
+                progress.best, progress.stale = found, 0
+                self._export(found)
+            else:
+                progress.stale += 1
+        if self.config.patience is not None and progress.stale >= self.config.patience:
+            progress.done = True
+
+    def _validation_losses(self, dataset: EventDataset) -> dict[str, float]:
+        config = self.config
+        return validation_losses(
+            self.step,
+            dataset,
+            self.run.prepare,
+            tokens=config.tokens_per_batch,
+            num_workers=config.num_workers,
+            stored=self.run.stored,
+        )
+
+    def _check_validation(self, found: Metrics) -> None:
+        if found["validation_loss"] is None:
+            if not self.progress.step:
+                raise FM4NPPError("the validation loss of the untrained model is not finite; look at data.validation")
+            warnings.warn(
+                f"step {found['step']}: the validation loss is not finite; these weights are not kept", stacklevel=3
+            )
+
+    def _is_best(self, found: Metrics) -> bool:
+        best = self.progress.best
+        if self.run.validation is None or best is None:
+            return True
+        return found["validation_loss"] is not None and found["validation_loss"] < best["validation_loss"]
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """What is validated and kept: the average of the weights, if there is one."""
+        return self.average.applied() if self.average is not None else nullcontext()
+
+    def _export(self, found: Metrics) -> None:
+        main = self.accelerator.is_main_process
+        weights = sharding.trainable(self.model, keep=main)
+        if main:
+            counts = {name: getattr(self.progress, name) for name in ("events", "tokens", "skipped")}
+            self.run.export(weights, {**found, **counts, **self._rates()})
+
+    # ---- state
+
+    def _save(self) -> None:
+        """Write a checkpoint to resume from; every process takes part, the main one writes."""
+        main = self.accelerator.is_main_process
+        everyone = gather_object([{"position": self.run.batches.state_dict(), "random": random_state()}])
+        tensors = {
+            "model": sharding.trainable(self.model, keep=main),
+            "optimizer": sharding.optimizer_state(self.optimizer, self.model, keep=main),
+        }
+        if self.average is not None:
+            tensors["average"] = {name: sharding.full(value) for name, value in self.average.weights.items()}
+        if not main:
+            return
+        values = {
+            "progress": asdict(self.progress),
+            "processes": everyone,
+            "identity": self.run.identity,
+            "records": self.run.records.num_bytes,
+            "threads": torch.get_num_threads(),
+            "average": self.average.updates if self.average is not None else None,
+        }
+        write(self.run.folder, self.progress.step, tensors, {"run": values}, keep=self.config.keep_checkpoints)
+        self._status("running")
+
+    def _restore(self, saved: Saved) -> None:
+        values = saved.values["run"]
+        check_same(values["identity"], self.run.identity, self.run.folder)
+        check_threads(values["threads"])
+        self.progress = Progress(**values["progress"])
+        own = values["processes"][self.accelerator.process_index]
+        sharding.load_trainable(self.model, saved.tensors["model"])
+        sharding.load_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
+        if self.average is not None:
+            for name, average in self.average.weights.items():
+                sharding.fill(average, saved.tensors["average"][name])
+            self.average.updates = values["average"]
+        self.run.batches.load_state_dict(own["position"])
+        restore_random_state(own["random"])
+        self.run.records.cut(values["records"])
+
+
+def _json(value: float) -> float | None:
+    """A number as JSON has it: there are none that are not finite."""
+    return value if math.isfinite(value) else None

@@ -17,10 +17,10 @@ from fm4npp.checkpoint import read_tensors
 from fm4npp.errors import CheckpointError, ConfigurationError, DataError, FM4NPPError
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
-from fm4npp.training.checkpoint import STATE_NAME, load_state
 from fm4npp.training.config import TrainingConfig, parse, read_yaml
-from fm4npp.training.loop import Interrupted
+from fm4npp.training.guards import Interrupted
 from fm4npp.training.schedule import learning_rate_factor, parameter_groups
+from fm4npp.training.state import newest
 from tests.conftest import tiny_config
 
 MODEL = {
@@ -68,8 +68,13 @@ def test_pretraining_leaves_a_checkpoint_and_its_story(pretrained, events, proce
     assert model.config.training["validation_loss"] > 0
     records = metrics(pretrained)
     assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 5, 6]
-    assert [record["step"] for record in records if "validation_loss" in record] == [3, 6]
-    assert json.loads((pretrained / "run.json").read_text())["training"]["steps"] == 6
+    assert [record["step"] for record in records if "validation_loss" in record] == [0, 3, 6]
+    assert records[0]["step"] == 0
+    assert records[0]["validation_loss"] > 0
+    run = json.loads((pretrained / "run.json").read_text())
+    assert run["config"]["training"]["steps"] == 6
+    assert run["data"][0]["events"] == 24
+    assert json.loads((pretrained / "status.json").read_text())["status"] == "finished"
 
 
 def test_loss_falls(events_files, tmp_path):
@@ -90,7 +95,7 @@ def test_a_stopped_run_resumes_exactly(events_files, tmp_path, num_workers):
     with pytest.raises(Interrupted, match="--resume") as caught:
         pretrain(config, tmp_path / "stopped", report=stop)
     assert caught.value.status == 130
-    assert load_state(tmp_path / "stopped")["step"] == 5
+    assert newest(tmp_path / "stopped").step == 5
     pretrain(config, tmp_path / "stopped", resume=True)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
     first, second = read_tensors(tmp_path / "stopped"), read_tensors(tmp_path / "straight")
@@ -109,35 +114,15 @@ def test_the_same_seed_gives_the_same_weights(events_files, tmp_path):
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(events_files, pretrained, tmp_path):
     with pytest.raises(ConfigurationError, match="not empty"):
         pretrain(pretrain_config(events_files), pretrained)
-    with pytest.raises(CheckpointError, match="another run"):
+    with pytest.raises(CheckpointError, match="training.steps: 6, now 9"):
         pretrain(pretrain_config(events_files, steps=9), pretrained, resume=True)
-    with pytest.raises(CheckpointError):
-        pretrain(pretrain_config(events_files), tmp_path, resume=True)
-
-
-def test_a_pickle_is_not_executed(pretrained, events_files, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    torch.save({"step": 1, "payload": Payload()}, tmp_path / STATE_NAME)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_state(tmp_path)
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize("size", [0, 1, 100, 5000])
-def test_a_truncated_state_is_refused(pretrained, tmp_path, size):
-    (tmp_path / STATE_NAME).write_bytes((pretrained / STATE_NAME).read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_state(tmp_path)
 
 
 def test_adapting_stores_the_head_alone(pretrained, events_files, tmp_path):
-    before = {path.name: path.read_bytes() for path in pretrained.iterdir()}
+    before = {path.name: path.read_bytes() for path in pretrained.iterdir() if path.is_file()}
     best = adapt(pretrained, adapt_config(events_files), tmp_path / "head")
     assert best["validation_loss"] > 0
-    assert {path.name: path.read_bytes() for path in pretrained.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in pretrained.iterdir() if path.is_file()} == before
     names = set(read_tensors(tmp_path / "head"))
     assert not any(name.startswith("backbone") for name in names)
     model = FM4NPPModel.from_pretrained(pretrained)
@@ -161,7 +146,7 @@ def test_a_stopped_adaptation_resumes_exactly(pretrained, events_files, tmp_path
 
 
 def test_the_backbone_can_be_trained_too(pretrained, events_files, tmp_path):
-    config = parse(AdaptConfig, adapt_config(events_files).model_dump(), ["freeze_backbone=false"])
+    config = parse(AdaptConfig, adapt_config(events_files).model_dump(), ["tuning=full"])
     adapt(pretrained, config, tmp_path / "whole")
     model = FM4NPPModel.from_pretrained(tmp_path / "whole")
     assert list(model.heads) == ["tracks"]
@@ -191,7 +176,9 @@ def test_empty_data_stops_before_training(events, tmp_path):
 
 
 def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(events_files, tmp_path):
-    config = pretrain_config(events_files, steps=30, learning_rate=1e30, clip_norm=1e30, warmup_steps=0)
+    config = pretrain_config(
+        events_files, steps=30, validate_every=30, learning_rate=1e30, clip_norm=1e30, warmup_steps=0, skip_limit=3
+    )
     with pytest.raises(FM4NPPError, match="learning_rate"):
         pretrain(config, tmp_path)
     model = FM4NPPModel.from_pretrained(tmp_path)
@@ -225,11 +212,11 @@ def test_overrides_reach_into_components(events_files):
     assert config.training.seed == 5
 
 
-@pytest.mark.parametrize("name", ["laptop", "paper-m1"])
+@pytest.mark.parametrize("name", ["laptop"])
 def test_shipped_configurations_are_valid(name):
     from fm4npp.configuration import FM4NPPConfig
 
-    values = read_yaml(Path(__file__).parents[1] / f"configs/{name}.yaml")
+    values = read_yaml(Path(__file__).parents[2] / f"configs/{name}.yaml")
     config = parse(PretrainConfig, values, ["data.train=some.parquet"])
     FM4NPPConfig.create(**config.model.fields(["sphenix-tpc"]))
 
@@ -299,9 +286,9 @@ def test_two_processes_train_one_model(events_files, tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 1
     assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
-    assert load_state(tmp_path / "run")["num_processes"] == 2
+    assert newest(tmp_path / "run").values["run"]["identity"]["processes"] == 2
     assert FM4NPPModel.from_pretrained(tmp_path / "run").config.training["step"] in (2, 4)
-    with pytest.raises(CheckpointError, match="2 processes"):
+    with pytest.raises(CheckpointError, match="processes: 2, now 1"):
         pretrain(pretrain_config(events_files, steps=4, validate_every=2), tmp_path / "run", resume=True)
 
 

@@ -1,0 +1,73 @@
+"""What keeps a run's work safe: one run to a folder, and an end at a step when it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fm4npp.errors import ConfigurationError, FM4NPPError
+
+LOCK_NAME = ".lock"
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Ctrl-C; what schedulers send when time is up; and what they can be told to send before that."""
+
+
+class Interrupted(FM4NPPError):
+    """The run was asked to stop; its state is saved."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped after step {step}; the run is saved, continue it with --resume")
+        self.status = 128 + signal_number
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; the lock ends with the process, however that ends.
+
+    Raises:
+        ConfigurationError: if another process holds it.
+        FM4NPPError: if nothing can be written there.
+    """
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConfigurationError(
+            f"{folder}: another run is writing there; wait for it, or use another --output"
+        ) from error
+    except OSError as error:
+        raise FM4NPPError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first of `SIGNALS` so that the step can be finished; a second one acts at once."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+    for number in SIGNALS:
+        try:
+            previous[number] = signal.signal(number, handle)
+        except ValueError:  # not the main thread: the caller handles signals
+            break
+    try:
+        yield received
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
