@@ -49,14 +49,14 @@ def pretrain(
     """
     folder = Path(output)
     check_pretraining(config)
+    sources = Sources(config.data)
+    fields = config.model.fields(sources.specifications)
+    model_config = FM4NPPConfig.create(**fields)
+    for name in sources.detectors:
+        model_config.detector(name)
     with opened(folder, resume=resume) as saved:
         group = processes()
-        sources = Sources(config.data)
-        fields = config.model.fields(sources.specifications)
         torch.manual_seed(config.training.seed)
-        model_config = FM4NPPConfig.create(**fields)
-        for name in sources.detectors:
-            model_config.detector(name)
         if saved is None:
             fitted = FM4NPPProcessor(model_config).fit(sources.fit_events()) if group.is_main_process else None
             processor = broadcast(fitted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,13 @@ class Preparing:
 
 
 class Sources:
-    """The events files of a run.
+    """The events files of a run; their events are loaded when they are first needed.
 
     Args:
         data: which.
 
     Attributes:
-        validation: events by index, or None.
+        paths: split -> files.
 
     Raises:
         DataError: if a file cannot be found or read.
@@ -65,41 +66,40 @@ class Sources:
     def __init__(self, data: DataConfig) -> None:
         self.data = data
         self.paths = {"train": _found(data.train), "validation": _found(data.validation)}
-        self.validation = EventDataset(self.paths["validation"]) if self.paths["validation"] else None
-        self._train = None if data.streaming else EventDataset(self.paths["train"])
+        self._metadata = {split: [read_metadata(path) for path in paths] for split, paths in self.paths.items()}
         self._by_detector: dict[str, list[str | Path]] = {}
-        for path in self.paths["train"] if data.streaming else ():
-            self._by_detector.setdefault(str(read_metadata(path)["detector"]), []).append(path)
-        if len(self._by_detector) > 1 and set(data.weights) != set(self._by_detector):
+        for path, metadata in zip(self.paths["train"], self._metadata["train"], strict=True):
+            self._by_detector.setdefault(str(metadata["detector"]), []).append(path)
+        if data.streaming and len(self._by_detector) > 1 and set(data.weights) != set(self._by_detector):
             raise ConfigurationError(
                 f"data.weights: a stream of {', '.join(self._by_detector)} needs the weight of each detector"
             )
 
+    @cached_property
+    def train(self) -> EventDataset | None:
+        """The training events, if they are wanted by index."""
+        return None if self.data.streaming else EventDataset(self.paths["train"])
+
+    @cached_property
+    def validation(self) -> EventDataset | None:
+        """The validation events, if there are any."""
+        return EventDataset(self.paths["validation"]) if self.paths["validation"] else None
+
     @property
     def datasets(self) -> list[EventDataset]:
         """Everything that is there by index."""
-        return [dataset for dataset in (self._train, self.validation) if dataset is not None]
-
-    @property
-    def train(self) -> EventDataset | None:
-        """The training events, if they are there by index."""
-        return self._train
+        return [dataset for dataset in (self.train, self.validation) if dataset is not None]
 
     @property
     def specifications(self) -> list[str | dict[str, Any]]:
         """What makes a detector of those of the training events, see `detectors.build`."""
-        if self._train is not None:
-            return list(self._train.specifications)
-        return [
-            specification(name, [read_metadata(path) for path in paths[:1]], paths[:1])
-            for name, paths in self._by_detector.items()
-        ]
+        metadata, paths = self._metadata["train"], self.paths["train"]
+        return [specification(name, metadata, paths) for name in self._by_detector]
 
     @property
     def detectors(self) -> list[str]:
         """Names of all detectors."""
-        names = [name for dataset in self.datasets for name in dataset.detectors]
-        return list(dict.fromkeys([*self._by_detector, *names]))
+        return list(dict.fromkeys(str(one["detector"]) for split in self._metadata.values() for one in split))
 
     def identity(self) -> dict[str, list[dict[str, Any]]]:
         """Split -> what identifies the content of its files."""
@@ -107,10 +107,10 @@ class Sources:
 
     def fit_events(self) -> Iterator[Event]:
         """A few training events of all files, to fit to: always the same."""
-        if self._train is None:
+        if self.train is None:
             return islice(self._stream(PartialState(), seed=0, alone=True), self.data.fit_events)
-        order = np.random.default_rng(0).permutation(len(self._train))[: self.data.fit_events]
-        return (event for index in order.tolist() for event in self._train.__getitems__([index]))
+        order = np.random.default_rng(0).permutation(len(self.train))[: self.data.fit_events]
+        return (event for index in order.tolist() for event in self.train.__getitems__([index]))
 
     def batches(
         self, prepare: Preparing, config: TrainingConfig, group: PartialState, stored: Mapping[EventDataset, Stored]
@@ -124,16 +124,16 @@ class Sources:
             stored: events by index -> index to what was computed earlier.
         """
         options: dict[str, Any] = {"tokens": config.tokens_per_batch, "num_workers": config.num_workers}
-        if self._train is None:
+        if self.train is None:
             share = config.events_per_step and -(-config.events_per_step // group.num_processes)
             return StreamedBatches(self._stream(group, config.seed), prepare, events=share, **options)
         return IndexedBatches(
-            self._train,
+            self.train,
             prepare,
             events=config.events_per_step,
             seed=config.seed,
             weights=self.data.weights,
-            stored=stored.get(self._train),
+            stored=stored.get(self.train),
             rank=group.process_index,
             processes=group.num_processes,
             **options,
