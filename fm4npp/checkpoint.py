@@ -192,5 +192,9 @@ def staged(folder: str | Path) -> Iterator[Path]:
 def _left(folder: Path, size: int) -> str:
     """How large the files are that could not be written, as far as is known, and what the folder holds now."""
     pending = (folder / PENDING_NAME).is_dir()
-    kept = f"what was saved last is whole in {PENDING_NAME} and is read from there" if pending else "what was there is kept"
+    kept = (
+        f"what was saved last is whole in {PENDING_NAME} and is read from there"
+        if pending
+        else "what was there is kept"
+    )
     return f"at least {size:,} bytes are needed; {kept}"

@@ -94,13 +94,14 @@ def test_a_writer_killed_while_it_finishes_what_a_killed_one_left(folder, tmp_pa
     assert hidden(again[-1]) == []
     assert len(hidden(again[0])) > 1
     monkeypatch.setattr("fcntl.flock", failing(errno.EBADF))  # so that nothing is tidied up afterwards
+    before = hidden(again[0])
     save(again[0], 3)
-    assert set(hidden(again[0])) < set(hidden(half)) | {PENDING_NAME}
+    assert [PENDING_NAME, *hidden(again[0])] == before
 
 
-def test_twenty_random_kills(folder):
+def test_ten_random_kills(folder):
     random = np.random.default_rng(6)
-    for _ in range(20):
+    for _ in range(10):
         first = load(folder) + 1
 
         def work(ready: Callable[[], None], first=first) -> None:
@@ -111,7 +112,7 @@ def test_twenty_random_kills(folder):
         killed(work, random.uniform(0, 0.02))
         assert load(folder) >= first
     last = load(folder)
-    assert last > 20
+    assert last > 10
     save(folder, last + 1)
     assert hidden(folder) == []
 

@@ -24,9 +24,10 @@ def is_model(path: Path) -> bool:
     if not path.is_dir():
         return False  # before torch is imported
     from fm4npp.configuration import CONFIG_NAME
+    from fm4npp.files import current
     from fm4npp.pretrained import HEAD_CONFIG_NAME
 
-    return any((path / name).is_file() for name in (CONFIG_NAME, HEAD_CONFIG_NAME))
+    return any((current(path, name) / name).is_file() for name in (CONFIG_NAME, HEAD_CONFIG_NAME))
 
 
 def folder(path: Path) -> Summary:
@@ -39,15 +40,16 @@ def folder(path: Path) -> Summary:
     from fm4npp.checkpoint import read_tensors
     from fm4npp.configuration import CONFIG_NAME
     from fm4npp.errors import CheckpointError
-    from fm4npp.files import read_json
+    from fm4npp.files import current, read_json
     from fm4npp.modeling import FM4NPPModel
     from fm4npp.pretrained import HEAD_CONFIG_NAME
 
-    if (path / HEAD_CONFIG_NAME).exists():
-        description = read_json(path / HEAD_CONFIG_NAME, CheckpointError)
+    head, place = current(path, HEAD_CONFIG_NAME), current(path, CONFIG_NAME)
+    if (head / HEAD_CONFIG_NAME).exists():
+        description = read_json(head / HEAD_CONFIG_NAME, CheckpointError)
         count = sum(tensor.numel() for tensor in read_tensors(path).values())
         return {"kind": "head", "path": str(path), "parameters": count, **description}
-    if not (path / CONFIG_NAME).exists():
+    if not (place / CONFIG_NAME).exists():
         raise DataError("is neither a checkpoint nor a head", file=path)
     model = FM4NPPModel.from_pretrained(path)
     config = model.config
@@ -55,7 +57,7 @@ def folder(path: Path) -> Summary:
         "kind": "checkpoint",
         "path": str(path),
         **model.backbone_identity(),
-        "golden_difference": model.verify(path),
+        "golden_difference": model.verify(place),
         "parameters": model.num_parameters(),
         "frozen_parameters": model.num_parameters(trainable=False) - model.num_parameters(),
         "backbone": config.backbone,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from filelock import FileLock, Timeout
 from fm4npp.errors import ConfigurationError, FM4NPPError
 
 LOCK_NAME = ".lock"
+ECHO = 1.0
+"""Seconds within which a second Ctrl-C is taken for the first one, passed on by a launcher."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Ctrl-C; what schedulers send when time is up; and what they can be told to send before that."""
 
@@ -52,14 +55,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first of `SIGNALS` so that the step can be finished; a second one acts at once."""
+    """Collect `SIGNALS` so that the step can be finished; a second Ctrl-C acts at once.
+
+    Launchers pass on what their processes have received already, so that everything else may come twice.
+    """
     received: list[int] = []
     previous: dict[int, Any] = {}
+    first = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if received and number == signal.SIGINT and now - first > ECHO:
+            raise KeyboardInterrupt
+        first = first if received else now
         received.append(number)
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
 
     for number in SIGNALS:
         try:

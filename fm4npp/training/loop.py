@@ -149,7 +149,8 @@ class Loop:
             yield
         except BaseException as error:
             told = self._killed_worker(error)
-            self._status("stopped" if isinstance(told, Interrupted) else "failed", first_line(told))
+            if not isinstance(told, Interrupted):
+                self._status("failed", first_line(told))
             if told is error:
                 raise
             raise told from error
@@ -198,7 +199,13 @@ class Loop:
             if progress.done or stop or progress.step % config.save_every == 0:
                 self._save()
             if stop and not progress.done:
-                raise Interrupted(stop, progress.step)
+                self._stop(Interrupted(stop, progress.step))
+
+    def _stop(self, interrupted: Interrupted) -> None:
+        """Say so before any process ends: a launcher then ends the others at once."""
+        self._status("stopped", str(interrupted))
+        self.accelerator.wait_for_everyone()
+        raise interrupted
 
     # ---- steps
 

@@ -80,7 +80,7 @@ def raw(tensor: torch.Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), st.tuples(SHAPES, st.sampled_from(TYPES))),
     VALUES,
