@@ -11,9 +11,18 @@ from pydantic import ConfigDict, Field, model_validator
 from fm4npp.errors import ConfigurationError, DataError, NotFittedError
 from fm4npp.geometry import Geometry
 from fm4npp.objectives.base import Array, Objective, Spacepoints
-from fm4npp.objectives.losses import masked_mean_squared_error
+from fm4npp.objectives.difficulty import (
+    NUM_BINS,
+    Rescale,
+    bin_weight,
+    check_difficulty_bins,
+    event_difficulty,
+    fit_difficulty_bins,
+    spacepoint_weights,
+)
+from fm4npp.objectives.losses import event_weighted_mean_squared_error, masked_mean_squared_error
 from fm4npp.objectives.moments import Moments
-from fm4npp.objectives.neighbours import compact, exists, next_nearest, wrap
+from fm4npp.objectives.neighbours import Periodic, compact, exists, next_nearest, wrap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +44,14 @@ class KNextNearest(Objective):
             cm. What is predicted is normalised coordinates either way.
         periodic: measure distances and offsets the shorter way round the geometry's periodic axes. The paper does
             not: phi = -pi and phi = pi are far apart. Cartesian distances know of no seam; offsets then still do.
+        rescale: the loss is the mean over events, each multiplied by the weight of its bin of `difficulty`, the mean
+            distance of its neighbours (paper appendix B.7), or of 1 over that, `inverse`. With `none` it is the mean
+            over all numbers.
+        difficulty_bins: of equally many events, at most.
         mean: (k, c), subtracted from what is predicted; c is 3, or 4 with energy. None until `fit`.
         std: (k, c), divided by.
+        difficulty_edges: between the bins, in the unit of the metric. None until `fit`.
+        difficulty_weights: of the bins, 1 in the mean over the events that were fitted to.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -47,8 +62,12 @@ class KNextNearest(Objective):
     energy: bool = False
     metric: Literal["normalised", "cartesian"] = "normalised"
     periodic: bool = False
+    rescale: Rescale = "none"
+    difficulty_bins: Annotated[int, Field(ge=1)] = NUM_BINS
     mean: Table | None = None
     std: Table | None = None
+    difficulty_edges: tuple[float, ...] | None = None
+    difficulty_weights: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _check_scale(self) -> KNextNearest:
@@ -65,9 +84,23 @@ class KNextNearest(Objective):
             raise ValueError("mean and std: absolute coordinates are not scaled; fit again after changing targets")
         return self
 
+    @model_validator(mode="after")
+    def _check_difficulty(self) -> KNextNearest:
+        edges, weights = self.difficulty_edges, self.difficulty_weights
+        if (edges is None) != (weights is None):
+            raise ValueError("difficulty_edges and difficulty_weights belong together")
+        if edges is not None and weights is not None:
+            check_difficulty_bins(self.rescale, self.difficulty_bins, edges, weights)
+        return self
+
     @property
     def _numbers(self) -> int:
         return 4 if self.energy else 3
+
+    @property
+    def _scales(self) -> bool:
+        """Whether what is predicted is scaled: absolute targets without energy are not."""
+        return self.frame == "offset" or self.energy
 
     @property
     def output_size(self) -> int:
@@ -76,27 +109,28 @@ class KNextNearest(Objective):
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a scale, or none is needed: absolute targets without energy are not scaled."""
-        return self.mean is not None or (self.frame == "absolute" and not self.energy)
+        """Whether all constants that are needed are there; absolute targets without energy or rescale need none."""
+        scaled = self.mean is not None or not self._scales
+        return scaled and (self.difficulty_weights is not None or self.rescale == "none")
 
     def fit(self, events: Iterable[Spacepoints], geometry: Geometry) -> KNextNearest:
-        """The same objective with the mean and standard deviation of what it predicts; itself if it scales nothing.
+        """The same objective with the constants of its scale and its bins of difficulty; itself if it has neither.
 
         Raises:
             ConfigurationError: if energy is wanted and an event has none.
             DataError: if no spacepoint of the events has a neighbour.
         """
-        if self.frame == "absolute" and not self.energy:
+        if not self._scales and self.rescale == "none":
             return self
-        moments = Moments((self.k, self._numbers))
+        moments, difficulties = Moments((self.k, self._numbers)), []
         for coordinates, features in events:
-            moments.add(*self._neighbours(coordinates, geometry, features))
-        if not moments.count.any():
-            raise DataError("k-nnn cannot be fitted: no spacepoint has a neighbour", remedy="fit on more events")
-        mean, std = moments.mean_and_std()
-        if self.frame == "absolute":
-            mean[:, :3], std[:, :3] = 0, 1
-        return self.replace(mean=mean.tolist(), std=std.tolist())
+            points = _single(coordinates)
+            index = self._nearest(points, geometry)
+            if self._scales:
+                moments.add(*self._neighbours(points, index, geometry, features))
+            if self.rescale != "none":
+                difficulties.append(self._difficulty(points, index, geometry))
+        return self.replace(**self._fitted_scale(moments), **self._fitted_bins(difficulties))
 
     def indices(self, coordinates: Array, geometry: Geometry) -> Array:
         """See `Objective.indices`.
@@ -118,30 +152,43 @@ class KNextNearest(Objective):
         Returns:
             neighbours: (N, k, c) float32, by increasing distance, 0 where there is none.
             valid: (N, k) bool, whether there is one.
+            share, weight: (N,) float32 with `rescale`, see `spacepoint_weights`.
 
         Raises:
-            NotFittedError: if a scale is needed and there is none.
+            NotFittedError: if a constant is needed and there is none.
             ConfigurationError: if energy is wanted and the event has none.
             DataError: if a coordinate is not finite, an energy is not above -1, or the indices are of another event.
         """
         if not self.fitted:
             raise NotFittedError(
-                "k-nnn with targets='offset' or energy needs its scale; call processor.fit(events) or load a "
-                "processor that was fitted"
+                "k-nnn with targets='offset', energy or rescale needs constants; call processor.fit(events) or load "
+                "a processor that was fitted"
             )
-        values, valid = self._neighbours(coordinates, geometry, features, indices)
+        points = _single(coordinates)
+        index = self._nearest(points, geometry) if indices is None else self._checked(indices, len(points))
+        values, valid = self._neighbours(points, index, geometry, features)
         if self.mean is not None:
             values = (values - np.asarray(self.mean)) / np.asarray(self.std)
             _clear(values, valid)
-        return {"neighbours": values.astype(np.float32, copy=False), "valid": valid}
+        targets = {"neighbours": values.astype(np.float32, copy=False), "valid": valid}
+        if self.difficulty_edges is not None and self.difficulty_weights is not None:
+            difficulty = self._difficulty(points, index, geometry)
+            weight = bin_weight(difficulty, self.difficulty_edges, self.difficulty_weights)
+            targets |= spacepoint_weights(index, weight)
+        return targets
 
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error over all numbers of all neighbours that exist, as in the released code.
 
-        The paper sums the three coordinates and averages over k alone, which is three times as much.
+        The paper sums the three coordinates and averages over k alone, which is three times as much. With `rescale`
+        it is the mean over spacepoints, then over events, each multiplied by its weight, as in the paper.
         """
-        neighbours = targets["neighbours"]
-        return masked_mean_squared_error(predictions.view(neighbours.shape), neighbours, targets["valid"])
+        neighbours, valid = targets["neighbours"], targets["valid"]
+        predictions = predictions.view(neighbours.shape)
+        if self.rescale == "none":
+            return masked_mean_squared_error(predictions, neighbours, valid)
+        weight, share = targets["weight"], targets["share"]
+        return event_weighted_mean_squared_error(predictions, neighbours, valid, weight, share)
 
     def predicted_coordinates(self, predictions: Array, coordinates: Array) -> Array:
         """Where the predicted neighbours are.
@@ -156,7 +203,7 @@ class KNextNearest(Objective):
         Raises:
             NotFittedError: if a scale is needed and there is none.
         """
-        if not self.fitted:
+        if self._scales and self.mean is None:
             raise NotFittedError("k-nnn has no scale; load the processor that its predictions were made with")
         values = np.asarray(predictions, dtype=np.float64).reshape(-1, self.k, self._numbers)
         if self.mean is not None:
@@ -165,13 +212,27 @@ class KNextNearest(Objective):
         places: Array = values[:, :, :3] + (origin if self.frame == "offset" else 0)
         return places
 
+    def _fitted_scale(self, moments: Moments) -> dict[str, Any]:
+        if not self._scales:
+            return {}
+        if not moments.count.any():
+            raise DataError("k-nnn cannot be fitted: no spacepoint has a neighbour", remedy="fit on more events")
+        mean, std = moments.mean_and_std()
+        if self.frame == "absolute":
+            mean[:, :3], std[:, :3] = 0, 1
+        return {"mean": mean.tolist(), "std": std.tolist()}
+
+    def _fitted_bins(self, difficulties: list[float]) -> dict[str, Any]:
+        if self.rescale == "none":
+            return {}
+        edges, weights = fit_difficulty_bins(difficulties, self.difficulty_bins, self.rescale)
+        return {"difficulty_edges": edges.tolist(), "difficulty_weights": weights.tolist()}
+
     def _neighbours(
-        self, coordinates: Array, geometry: Geometry, features: Mapping[str, Array], indices: Array | None = None
+        self, points: Array, index: Array, geometry: Geometry, features: Mapping[str, Array]
     ) -> tuple[Array, Array]:
         """(N, k, c) not yet scaled, 0 where there is no neighbour, float32 if they stay as they are; (N, k) bool."""
-        points = _single(coordinates)
-        index = self._nearest(points, geometry) if indices is None else self._checked(indices, len(points))
-        if self._numbers > 3 or self.frame == "offset":
+        if self._scales:
             points = points.astype(np.float64)
         values, valid = points.take(index, axis=0), exists(index)
         if self.frame == "offset":
@@ -185,12 +246,20 @@ class KNextNearest(Objective):
 
     def _nearest(self, points: Array, geometry: Geometry) -> Array:
         """(N, 3) float32 normalised coordinates to the (N, k) int64 indices of `next_nearest`."""
-        rank = geometry.causal_rank(points)
+        places, periodic = self._places(points, geometry)
+        outward = _radii(points, geometry) if self.metric == "cartesian" else None
+        return next_nearest(places, geometry.causal_rank(points), self.k, periodic, outward=outward)
+
+    def _places(self, points: Array, geometry: Geometry) -> tuple[Array, Periodic]:
+        """(N, 3) in the coordinates of the metric, and the axes along which it goes the shorter way round."""
         if self.metric == "normalised":
-            return next_nearest(points, rank, self.k, geometry.periodic if self.periodic else (False, False, False))
+            return points, geometry.periodic if self.periodic else (False, False, False)
         with np.errstate(over="ignore", invalid="ignore"):
-            positions = geometry.positions(points)
-        return next_nearest(positions, rank, self.k, outward=_radii(points, geometry))
+            return geometry.positions(points), (False, False, False)
+
+    def _difficulty(self, points: Array, index: Array, geometry: Geometry) -> float:
+        places, periodic = self._places(points, geometry)
+        return event_difficulty(places, index, periodic)
 
     def _checked(self, indices: Array, num_points: int) -> Array:
         """Stored indices, if they can be those of an event of this size."""

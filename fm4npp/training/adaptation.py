@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from fm4npp.data import EventDataset
@@ -58,7 +58,7 @@ def adapt(
         group = processes()
         model = FM4NPPModel.from_pretrained(model_folder, device=group.device, backend=config.training.backend)
         base = model.backbone_identity()["sha256"]
-        torch.manual_seed(config.training.seed)
+        set_seed(config.training.seed)
         labels = frozenset(model.add_head(config.name, config.head).labels.values())
         sources = Sources(config.data)
         for name in sources.detectors:

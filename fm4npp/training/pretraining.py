@@ -6,8 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from fm4npp.configuration import FM4NPPConfig
@@ -56,7 +56,7 @@ def pretrain(
         model_config.detector(name)
     with opened(folder, resume=resume) as saved:
         group = processes()
-        torch.manual_seed(config.training.seed)
+        set_seed(config.training.seed)
         if saved is None:
             fitted = FM4NPPProcessor(model_config).fit(sources.fit_events()) if group.is_main_process else None
             processor = broadcast(fitted)
