@@ -84,18 +84,20 @@ def _metrics(model: FM4NPPModel, name: str, pairs: list[tuple[Any, Any]], min_hi
 def objective_loss(
     model: FM4NPPModel, processor: FM4NPPProcessor, events: Iterable[Event], *, tokens_per_batch: int = 16384
 ) -> Report:
-    """The pretraining loss on events, the mean over spacepoints.
+    """The pretraining loss on events, as if they were one batch.
 
     Raises:
         DataError: if there are no spacepoints.
     """
     model.eval()
-    total = tokens = count = 0.0
+    total = weights = tokens = count = 0.0
     for _, batch in processor.batches(events, tokens_per_batch, targets=True):
         loss = model(**batch.to(model.device)).loss
-        total += float(loss) * batch.num_tokens
+        weight = model.config.objective.count(batch.targets)
+        total += float(loss) * weight
+        weights += weight
         tokens += batch.num_tokens
         count += batch.num_events
     if not tokens:
         raise DataError("no spacepoints to evaluate")
-    return {"task": "pretraining", "loss": total / tokens, "num_events": int(count), "num_hits": int(tokens)}
+    return {"task": "pretraining", "loss": total / max(weights, 1.0), "num_events": int(count), "num_hits": int(tokens)}

@@ -52,6 +52,14 @@ class Objective(Component, ABC):
         Spacepoints without any target contribute nothing; a batch of only such gives 0, with a gradient of 0.
         """
 
+    def count(self, targets: Mapping[str, Tensor]) -> float:
+        """How many things `loss` is the mean over, so that batches can be averaged as if they were one.
+
+        Args:
+            targets: packed; by default every one of the T spacepoints counts.
+        """
+        return float(len(next(iter(targets.values()))))
+
     def indices(self, coordinates: Array, geometry: Geometry) -> Array | None:
         """The part of `targets` that is costly and worth storing with an event: which spacepoints they are made of.
 

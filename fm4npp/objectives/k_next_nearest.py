@@ -177,6 +177,10 @@ class KNextNearest(Objective):
             targets |= spacepoint_weights(index, weight)
         return targets
 
+    def count(self, targets: Mapping[str, Tensor]) -> float:
+        """See `Objective.count`: neighbours that exist; with `rescale`, events that have any."""
+        return float(targets["valid"].sum() if self.rescale == "none" else targets["share"].sum().round())
+
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error over all numbers of all neighbours that exist, as in the released code.
 

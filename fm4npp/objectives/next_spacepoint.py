@@ -43,6 +43,10 @@ class NextSpacepoint(Objective):
         following[:-1] = coordinates[1:]
         return {"coordinates": following, "valid": np.arange(1, len(coordinates) + 1) < len(coordinates)}
 
+    def count(self, targets: Mapping[str, Tensor]) -> float:
+        """See `Objective.count`: spacepoints that have a next one."""
+        return float(targets["valid"].sum())
+
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error over the coordinates of all spacepoints but the last of each event."""
         return masked_mean_squared_error(predictions, targets["coordinates"], targets["valid"])

@@ -44,7 +44,7 @@ class Run:
         batches: what every step is trained on, on this process.
         validation: events that choose the best weights, or None.
         prepare: event to arrays.
-        weight: what the mean of the loss is weighted by: spacepoints for the objective, events for heads.
+        weight: what a batch's loss is the mean over, so that batches can be averaged as if they were one.
         config: the loop's settings.
         folder: where everything is written.
         export: writes the weights worth keeping: name -> whole tensor, and the record of the step.

@@ -90,7 +90,7 @@ def pretrain(
             batches=sources.batches(prepare, config.training, group, stored),
             validation=sources.validation,
             prepare=prepare,
-            weight=lambda batch: batch.num_tokens,
+            weight=lambda batch: processor.config.objective.count(batch.targets),
             config=config.training,
             folder=folder,
             export=export,

@@ -17,7 +17,7 @@ from fm4npp.training import sharding
 from fm4npp.training.batches import Batch
 
 COUNTS = ("#events", "#tokens")
-Weight = Callable[[EventBatch], int]
+Weight = Callable[[EventBatch], float]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Step:
     def _backward(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Leave the gradients of the step's loss in the parameters; what this process adds to every sum.
 
-        The loss is the mean over all spacepoints, or events, of the step, whatever batch and process they are in.
+        The loss is the mean over all the step's events or targets, whatever batch and process they are in.
         """
         weights = [self.weight(batch.events) * batch.counts for batch in batches]
         total = max(self.total({"weight": float(sum(weights))})[0]["weight"], 1.0)
@@ -140,7 +140,7 @@ def losses_by_detector(config: FM4NPPConfig, predictions: Mapping[str, Any], bat
     """The objective's loss on the spacepoints of each detector, if there are several and the batch has targets.
 
     Returns:
-        "loss/<detector>" -> loss times number of spacepoints, and "#loss/<detector>" -> that number.
+        "loss/<detector>" -> loss times what it is the mean over, see `Objective.count`, and "#loss/<detector>" -> that.
     """
     if len(config.detectors) < 2 or not batch.targets:
         return {}
@@ -151,8 +151,8 @@ def losses_by_detector(config: FM4NPPConfig, predictions: Mapping[str, Any], bat
             [slots.index(name) for name in detector.subsystem_features], device=batch.detector_ids.device
         )
         chosen = torch.isin(batch.detector_ids, own)
-        count = int(chosen.sum())
         targets = {name: values[chosen] for name, values in batch.targets.items()}
+        count = config.objective.count(targets)
         loss = config.objective.loss(predictions["objective"][chosen], targets)
         found |= {f"loss/{detector.name}": loss * count, f"#loss/{detector.name}": count}
     return found

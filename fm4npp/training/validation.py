@@ -54,7 +54,7 @@ def validation_losses(
 
 def _means(sums: Mapping[str, float], detectors: tuple[str, ...]) -> dict[str, float]:
     total = sum(sums[f"#{name}"] for name in detectors)
-    found = {"validation_loss": sum(sums[name] for name in detectors) / total}
+    found = {"validation_loss": sum(sums[name] for name in detectors) / max(total, 1.0)}
     if len(detectors) > 1:
         found |= {f"validation_loss/{name}": sums[name] / sums[f"#{name}"] for name in detectors if sums[f"#{name}"]}
     return found
