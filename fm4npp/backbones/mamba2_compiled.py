@@ -211,6 +211,8 @@ def core(
     Returns:
         (S, H P).
     """
+    # Copies, as their memory is read as NumPy arrays, which fixes its size; FSDP frees that of a parameter.
+    small = (bias.clone(), dt_bias.clone(), A, D.clone(), scale.clone())
     return _Core.apply(  # type: ignore[no-any-return, no-untyped-call]
-        projected.contiguous(), weight, bias, dt_bias, A, D, scale, eps, sizes, layout, torch.is_grad_enabled()
+        projected.contiguous(), weight, *small, eps, sizes, layout, torch.is_grad_enabled()
     )

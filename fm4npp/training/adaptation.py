@@ -7,24 +7,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
 from fm4npp.data import EventDataset
 from fm4npp.data.features import FeatureStore
-from fm4npp.files import write_json
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training import sharding
 from fm4npp.training.config import AdaptConfig, LoRAConfig
 from fm4npp.training.features import build_features, feature_store
 from fm4npp.training.inputs import check_adaptation
-from fm4npp.training.loop import Loop, Run
 from fm4npp.training.lora import inject
-from fm4npp.training.records import RUN_NAME, Metrics, Records, describe
-from fm4npp.training.resuming import identity, opened, processes
+from fm4npp.training.records import Metrics
+from fm4npp.training.resuming import opened, processes
 from fm4npp.training.sources import Preparing, Sources, check_labels
+from fm4npp.training.task import Task, perform
+from fm4npp.training.trackers import check as check_trackers
 
 
 def adapt(
@@ -54,6 +53,7 @@ def adapt(
     """
     folder = Path(output)
     check_adaptation(model_folder, config)
+    check_trackers(config.training.trackers)
     with opened(folder, resume=resume) as saved:
         group = processes()
         model = FM4NPPModel.from_pretrained(model_folder, device=group.device, backend=config.training.backend)
@@ -65,38 +65,33 @@ def adapt(
             model.config.detector(name)
         check_labels(sources, labels)
         _choose_trained(model, config)
-        exported = copy.deepcopy(model).cpu() if group.is_main_process else None
-        about = describe(
-            "adapt", config, sources.identity(), model, group, base={"path": str(model_folder), "sha256": base}
-        )
-
-        def export(weights: Mapping[str, Tensor], record: Metrics) -> None:
-            assert exported is not None
-            sharding.load_trainable(exported, weights)
-            if config.tuning == "full":
-                exported.save_pretrained(folder)
-            else:
-                trained = {**record, "backend": about["backend"], "run": about["config"]}
-                exported.save_head(config.name, folder, training=trained)
-
-        if saved is None and group.is_main_process:
-            write_json(folder / RUN_NAME, about)
-        prepare = Preparing(FM4NPPProcessor(model.config), labels=labels)
-        stored = _features(model, config, sources)
-        run = Run(
+        if config.tuning == "full":
+            _freeze_unread(model, sources)
+        task = Task(
+            command="adapt",
             model=model,
-            batches=sources.batches(prepare, config.training, group, stored),
-            validation=sources.validation,
-            prepare=prepare,
+            prepare=Preparing(FM4NPPProcessor(model.config), labels=labels),
             weight=lambda batch: batch.num_events,
-            config=config.training,
-            folder=folder,
-            export=export,
-            records=Records(folder, main=group.is_main_process, listeners=[report]),
-            identity=identity(config, sources.identity(), backbone=base),
-            stored=stored.get(sources.validation) if sources.validation is not None else None,
+            export=_Export(copy.deepcopy(model).cpu(), config, folder),
+            stored=_features(model, config, sources),
+            base={"path": str(model_folder), "sha256": base},
         )
-        return Loop(run, Accelerator()).train(saved)
+        return perform(task, config, sources, folder, saved, group, report)
+
+
+class _Export:
+    """Writes the head, or the whole model if its backbone is trained too; a copy, as in pretraining."""
+
+    def __init__(self, model: FM4NPPModel, config: AdaptConfig, folder: Path) -> None:
+        self.model, self.config, self.folder = model, config, folder
+
+    def __call__(self, weights: Mapping[str, Tensor], record: Metrics, about: Metrics) -> None:
+        sharding.load_trainable(self.model, weights)
+        if self.config.tuning == "full":
+            self.model.save_pretrained(self.folder)
+        else:
+            trained = {**record, "backend": about["backend"], "run": about["config"]}
+            self.model.save_head(self.config.name, self.folder, training=trained)
 
 
 def _features(model: FM4NPPModel, config: AdaptConfig, sources: Sources) -> Mapping[EventDataset, FeatureStore]:
@@ -115,13 +110,22 @@ def _features(model: FM4NPPModel, config: AdaptConfig, sources: Sources) -> Mapp
     return found
 
 
+def _freeze_unread(model: FM4NPPModel, sources: Sources) -> None:
+    """Freeze what the head's loss does not depend on, such as the objective's projection.
+
+    Weight decay would change it, and processes would wait for its gradient.
+    """
+    event = next(event for event in sources.fit_events() if len(event))
+    batch = FM4NPPProcessor(model.config)([event], targets=False)
+    sharding.freeze_unread(model, model(**batch.to(model.device)).loss)
+
+
 def _choose_trained(model: FM4NPPModel, config: AdaptConfig) -> None:
-    """Freeze what is not to be trained; the objective's projection never is, as nothing depends on it."""
+    """Freeze what is not to be trained."""
     if config.tuning == "frozen":
         model.freeze_backbone()
     elif config.tuning == "lora":
         inject(model, config.lora or LoRAConfig())
     if config.data.features is not None and config.data.features_kind == "mixed":
         model.freeze_layer_mix()
-    model.output.requires_grad_(False)
     model.backbone.checkpoint_gradients = config.training.checkpoint_gradients

@@ -70,7 +70,8 @@ class TrainingConfig(Strict):
         backend: what computes the backbone: auto, torch or mamba-ssm.
         checkpoint_gradients: keep only every block's input for the backward pass and compute the rest again, for
             longer events or larger batches in the same memory.
-        compile: run the model through torch.compile.
+        compile: run the embedding and the heads through torch.compile. The blocks depend on the layout of every batch
+            and are not compiled; on CPUs nothing is gained.
         sharded: cut the weights over the processes (FSDP2), for models that do not fit on one device; also what
             `accelerate launch --use_fsdp --fsdp_version 2` says. Otherwise every process has a copy (DDP).
         trackers: where records go besides the run's own metrics.jsonl.

@@ -6,23 +6,22 @@ import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
 from fm4npp.configuration import FM4NPPConfig
 from fm4npp.data import EventDataset, IndexCache, cached
-from fm4npp.files import write_json
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training import sharding
 from fm4npp.training.config import PretrainConfig
 from fm4npp.training.inputs import check_pretraining
-from fm4npp.training.loop import Loop, Run
 from fm4npp.training.mup import parameterize
-from fm4npp.training.records import RUN_NAME, Metrics, Records, describe
-from fm4npp.training.resuming import broadcast, identity, opened, processes
+from fm4npp.training.records import Metrics
+from fm4npp.training.resuming import broadcast, opened, processes
 from fm4npp.training.sources import Preparing, Sources
+from fm4npp.training.task import Task, perform
+from fm4npp.training.trackers import check as check_trackers
 
 
 def pretrain(
@@ -49,6 +48,7 @@ def pretrain(
     """
     folder = Path(output)
     check_pretraining(config)
+    check_trackers(config.training.trackers)
     sources = Sources(config.data)
     fields = config.model.fields(sources.specifications)
     model_config = FM4NPPConfig.create(**fields)
@@ -65,41 +65,35 @@ def pretrain(
         model = FM4NPPModel(processor.config, backend=config.training.backend)
         multipliers = parameterize(model, fields["backbone"], config.training)
         model.backbone.checkpoint_gradients = config.training.checkpoint_gradients
-        exported = copy.deepcopy(model) if group.is_main_process else None
-        model = model.to(group.device)
-        about = describe("pretrain", config, sources.identity(), model, group)
-
-        def export(weights: Mapping[str, Tensor], record: Metrics) -> None:
-            assert exported is not None
-            sharding.load_trainable(exported, weights)
-            trained = {
-                "objective": processor.config.objective.registered_name,
-                "backend": about["backend"],
-                **record,
-                "run": about["config"],
-            }
-            exported.config = processor.config.updated(training=trained)
-            exported.save_pretrained(folder)
-
-        if saved is None and group.is_main_process:
-            write_json(folder / RUN_NAME, about)
-        prepare = Preparing(processor, targets=True)
-        stored = _stored(config, sources, processor)
-        run = Run(
-            model=model,
-            batches=sources.batches(prepare, config.training, group, stored),
-            validation=sources.validation,
-            prepare=prepare,
-            weight=lambda batch: processor.config.objective.count(batch.targets),
-            config=config.training,
-            folder=folder,
-            export=export,
-            records=Records(folder, main=group.is_main_process, listeners=[report]),
-            identity=identity(config, sources.identity()),
+        objective = processor.config.objective
+        task = Task(
+            command="pretrain",
+            model=model.to(group.device),
+            prepare=Preparing(processor, targets=True),
+            weight=lambda batch: objective.count(batch.targets),
+            export=_Export(copy.deepcopy(model).cpu(), folder),
             multipliers=multipliers,
-            stored=stored.get(sources.validation) if sources.validation is not None else None,
+            stored=_stored(config, sources, processor),
         )
-        return Loop(run, Accelerator()).train(saved)
+        return perform(task, config, sources, folder, saved, group, report)
+
+
+class _Export:
+    """Writes the model with its fitted constants; a copy of it, as the one that is trained may be in parts."""
+
+    def __init__(self, model: FM4NPPModel, folder: Path) -> None:
+        self.model, self.folder, self._config = model, folder, model.config
+
+    def __call__(self, weights: Mapping[str, Tensor], record: Metrics, about: Metrics) -> None:
+        sharding.load_trainable(self.model, weights)
+        trained = {
+            "objective": self._config.objective.registered_name,
+            "backend": about["backend"],
+            **record,
+            "run": about["config"],
+        }
+        self.model.config = self._config.updated(training=trained)
+        self.model.save_pretrained(self.folder)
 
 
 def _stored(config: PretrainConfig, sources: Sources, processor: FM4NPPProcessor) -> Mapping[EventDataset, IndexCache]:

@@ -366,7 +366,7 @@ def _discard(found: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    for problem, names in (("lacks", own.keys() - tensors.keys()), ("has the unknown", tensors.keys() - own.keys())):
+    for problem, names in (("lacks the", own.keys() - tensors.keys()), ("has unknown", tensors.keys() - own.keys())):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"the checkpoint {problem} trained weights {min(names)!r}{others}")

@@ -130,7 +130,7 @@ def test_losses_of_each_detector(tmp_path):
     processor = FM4NPPProcessor(tiny_config(detectors=["star-tpc", "sphenix-tpc"])).fit(star + sphenix)
     torch.manual_seed(0)
     model = FM4NPPModel(processor.config)
-    alone = {name: float(model(**processor(events)).loss) for name, events in (("star", star), ("sphenix", sphenix))}
+    alone = {name: model(**processor(own)).loss.item() for name, own in (("star", star), ("sphenix", sphenix))}
     dataset = EventDataset([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     found = validation_losses(stepper(model), dataset, Preparing(processor, targets=True), tokens=100_000)
     assert found["validation_loss/star-tpc"] == pytest.approx(alone["star"], rel=1e-5)
