@@ -198,14 +198,14 @@ def report(results: dict[str, Any], seconds: dict[str, float], best: dict[str, A
     """Print what was done and found."""
     loaded = FM4NPPModel.from_pretrained(output / "pretrained")
     events = {name: len(EventDataset([output / f"events/{name}.parquet"])) for name in SPLITS}
-    steps = {head: read_json(output / f"heads/raw-coordinates/{head}/run.json") for head in HEADS}
+    steps = {head: _steps(output / f"heads/raw-coordinates/{head}") for head in HEADS}
     console.print()
     console.print(table(results, events["test"]))
     console.print(
         f"Trained: a {loaded.config.backbone['type']} backbone of {loaded.num_parameters():,} parameters, "
-        f"{read_json(output / 'pretrained/run.json')['training']['steps']} steps on {events['pretrain']} unlabelled "
+        f"{_steps(output / 'pretrained')} steps on {events['pretrain']} unlabelled "
         f"events (validation loss {best['validation_loss']:.4f}); on it, frozen, "
-        + " and ".join(f"{head} for {run['training']['steps']}" for head, run in steps.items())
+        + " and ".join(f"{head} for {count}" for head, count in steps.items())
         + f" steps on {events['train']} labelled events. {sum(seconds.values()):.0f} s in all."
     )
     console.print(
@@ -215,6 +215,10 @@ def report(results: dict[str, Any], seconds: dict[str, float], best: dict[str, A
     console.print("One seed and a small model: this shows how to compare, not what pretraining is worth.")
     for what, name in (("checkpoint", "pretrained"), ("picture", "event.png"), ("numbers", "report.json")):
         console.print(f"{what}: {output / name}")
+
+
+def _steps(run: Path) -> int:
+    return int(read_json(run / "run.json")["config"]["training"]["steps"])
 
 
 if __name__ == "__main__":

@@ -1,58 +1,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from fm4npp.checkpoint import read_tensors
-from fm4npp.errors import CheckpointError, ConfigurationError, DataError, FM4NPPError
+from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
 from fm4npp.training.config import TrainingConfig, parse, read_yaml
-from fm4npp.training.guards import Interrupted
 from fm4npp.training.schedule import learning_rate_factor, parameter_groups
-from fm4npp.training.state import newest
 from tests.conftest import tiny_config
-
-MODEL = {
-    "serializer": {"type": "raster-scan", "num_bins": [4, 4, 5]},
-    "objective": {"type": "k-nnn", "k": 4, "targets": "offset"},
-    "backbone": {"type": "mamba2", "width": 32, "num_layers": 2, "state_size": 4, "head_dim": 16},
-}
-HEAD = {"type": "track-finding", "num_queries": 60, "width": 32, "hidden": 32}
-
-
-def pretrain_config(files, overrides=(), **training) -> PretrainConfig:
-    settings = {"steps": 6, "tokens_per_batch": 600, "warmup_steps": 2, "learning_rate": 1e-3, "validate_every": 3}
-    values = {
-        "model": MODEL,
-        "data": {"train": [str(files["train"])], "validation": [str(files["validation"])]},
-        "training": {**settings, "save_every": 100, "log_every": 1, **training},
-    }
-    return parse(PretrainConfig, values, overrides)
-
-
-def adapt_config(files, head=HEAD, **training) -> AdaptConfig:
-    data = {"train": [str(files["train"])], "validation": [str(files["validation"])]}
-    settings = {"steps": 4, "tokens_per_batch": 600, "warmup_steps": 1, "validate_every": 2, "log_every": 1}
-    return parse(AdaptConfig, {"name": "tracks", "head": head, "data": data, "training": {**settings, **training}})
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(folder):
-    return {record["step"]: record["loss"] for record in metrics(folder) if "loss" in record}
+from tests.training.runs import adapt_config, losses, metrics, pretrain_config
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +46,6 @@ def test_loss_falls(events_files, tmp_path):
     assert sum(found[-10:]) / 10 < 0.97 * sum(found[:5]) / 5
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_stopped_run_resumes_exactly(events_files, tmp_path, num_workers):
-    config = pretrain_config(events_files, steps=8, save_every=2, validate_every=8, num_workers=num_workers)
-    pretrain(config, tmp_path / "straight")
-
-    def stop(record):
-        if record["step"] == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Interrupted, match="--resume") as caught:
-        pretrain(config, tmp_path / "stopped", report=stop)
-    assert caught.value.status == 130
-    assert newest(tmp_path / "stopped").step == 5
-    pretrain(config, tmp_path / "stopped", resume=True)
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
-    first, second = read_tensors(tmp_path / "stopped"), read_tensors(tmp_path / "straight")
-    assert all(torch.equal(values, second[name]) for name, values in first.items())
-
-
 def test_the_same_seed_gives_the_same_weights(events_files, tmp_path):
     for name in ("a", "b"):
         pretrain(pretrain_config(events_files), tmp_path / name)
@@ -111,11 +55,9 @@ def test_the_same_seed_gives_the_same_weights(events_files, tmp_path):
     assert any(not torch.equal(values, third[name]) for name, values in first.items())
 
 
-def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(events_files, pretrained, tmp_path):
+def test_a_run_is_not_overwritten(events_files, pretrained):
     with pytest.raises(ConfigurationError, match="not empty"):
         pretrain(pretrain_config(events_files), pretrained)
-    with pytest.raises(CheckpointError, match="training.steps: 6, now 9"):
-        pretrain(pretrain_config(events_files, steps=9), pretrained, resume=True)
 
 
 def test_adapting_stores_the_head_alone(pretrained, events_files, tmp_path):
@@ -127,22 +69,6 @@ def test_adapting_stores_the_head_alone(pretrained, events_files, tmp_path):
     assert not any(name.startswith("backbone") for name in names)
     model = FM4NPPModel.from_pretrained(pretrained)
     assert model.load_head(tmp_path / "head") == "tracks"
-
-
-def test_a_stopped_adaptation_resumes_exactly(pretrained, events_files, tmp_path):
-    config = adapt_config(events_files, steps=6)
-    adapt(pretrained, config, tmp_path / "straight")
-
-    def stop(record):
-        if record["step"] == 3 and "loss" in record:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(Interrupted) as caught:
-        adapt(pretrained, config, tmp_path / "stopped", report=stop)
-    assert caught.value.status == 143
-    adapt(pretrained, config, tmp_path / "stopped", resume=True)
-    first, second = read_tensors(tmp_path / "stopped"), read_tensors(tmp_path / "straight")
-    assert all(torch.equal(values, second[name]) for name, values in first.items())
 
 
 def test_the_backbone_can_be_trained_too(pretrained, events_files, tmp_path):
@@ -173,16 +99,6 @@ def test_empty_data_stops_before_training(events, tmp_path):
     write_events([event.take(np.arange(0)) for event in events], path)
     with pytest.raises(DataError, match="no spacepoints"):
         pretrain(pretrain_config({"train": path, "validation": path}), tmp_path / "run")
-
-
-def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(events_files, tmp_path):
-    config = pretrain_config(
-        events_files, steps=30, validate_every=30, learning_rate=1e30, clip_norm=1e30, warmup_steps=0, skip_limit=3
-    )
-    with pytest.raises(FM4NPPError, match="learning_rate"):
-        pretrain(config, tmp_path)
-    model = FM4NPPModel.from_pretrained(tmp_path)
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -269,27 +185,6 @@ def test_bfloat16_products_train_both(events_files, tmp_path):
         assert all(record["loss"] > 0 for record in metrics(tmp_path / name) if "loss" in record)
     first = FM4NPPModel.from_pretrained(tmp_path / "model")
     assert all(parameter.dtype == torch.float32 for parameter in first.parameters())
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_model(events_files, tmp_path):
-    """Two gloo processes: one set of weights, every record once, and resumed only by as many."""
-    values = pretrain_config(events_files, steps=4, validate_every=2).model_dump(mode="json")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    fm4npp = Path(sys.executable).with_name("fm4npp")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [str(fm4npp), "pretrain", "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*launch, *command], capture_output=True, text=True, timeout=200, check=False, env=environment
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(result.stdout.splitlines()) == 1
-    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
-    assert newest(tmp_path / "run").values["run"]["identity"]["processes"] == 2
-    assert FM4NPPModel.from_pretrained(tmp_path / "run").config.training["step"] in (2, 4)
-    with pytest.raises(CheckpointError, match="processes: 2, now 1"):
-        pretrain(pretrain_config(events_files, steps=4, validate_every=2), tmp_path / "run", resume=True)
 
 
 def test_defaults_are_the_papers_recipe():
