@@ -368,3 +368,27 @@ def test_a_yaml_file_is_a_detector(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigurationError, match=r"absent\.yaml"):
         detectors.load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("radius: [50, 10]", "every low must lie below its high"),
+        ("radius: [1, 10]\nlayers: [3, 2]", "layers must increase"),
+        ("radius: [1, 10]\ngroup_boundaries: [2, 2]", "group_boundaries must increase"),
+        ("radius: [1, 10]\nformats: {trackml: {radius: [9, 3]}}", "every low must lie below its high"),
+    ],
+)
+def test_a_yaml_file_without_a_geometry_is_one_line(tmp_path, fields, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"type: cylindrical\n{fields}\n")
+    with pytest.raises(ConfigurationError, match=rf"mine\.yaml: .*{said}") as error:
+        detectors.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fields", [{"low": [0, 0, 0], "high": [1, 0, 1]}, {"layers": [2, 1]}])
+def test_a_box_without_a_geometry_is_one_line(fields):
+    with pytest.raises(ConfigurationError, match="every low must|layers must") as error:
+        detectors.build({"type": "cartesian", "low": [0, 0, 0], "high": [1, 1, 1], **fields})
+    assert "\n" not in str(error.value)

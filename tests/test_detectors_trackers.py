@@ -6,7 +6,7 @@ import pytest
 from fm4npp import detectors
 from fm4npp.detectors.composite import CompositeDetector
 from fm4npp.detectors.media import MEDIA
-from fm4npp.detectors.response import Material
+from fm4npp.detectors.response import Material, Response
 from fm4npp.errors import ConfigurationError
 from fm4npp.simulation.ionisation import stopping_power
 from fm4npp.simulation.layers import layers_of, surfaces_of
@@ -165,3 +165,26 @@ def test_published_fields_and_numbers_of_layers(name, field, counts):
 def test_parts_need_names_of_their_own(parts, words):
     with pytest.raises(ConfigurationError, match=words):
         detectors.build({"type": "composite", "parts": parts})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("{material: [%(pipe)s, %(pipe)s]}", "response: material: beam-pipe is listed twice"),
+        (
+            "{half_length: 50, outer_half_length: 49.9}",
+            "response: outer_half_length: .* 49.9 cm, inside half_length 50",
+        ),
+    ],
+)
+def test_a_response_that_contradicts_itself_is_one_line(tmp_path, fields, said):
+    pipe = "{name: beam-pipe, radius: 2, half_length: 60, medium: beryllium, radiation_lengths: 0.002}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"type: cylindrical\nradius: [1, 10]\nlayers: [3, 4]\nresponse: {fields % {'pipe': pipe}}\n")
+    with pytest.raises(ConfigurationError, match=rf"mine\.yaml: .*{said}") as error:
+        detectors.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_response_may_end_where_it_measures():
+    assert Response(half_length=50.0, outer_half_length=50.0).outer_half_length == 50.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from fm4npp import detectors
 from fm4npp.cli import app
 from fm4npp.cli.distributions import ASCII, BLOCKS, bar, distributed
-from fm4npp.data import write_events, writing
+from fm4npp.data import EventWriter, write_events, writing
 from fm4npp.event import Event
-from fm4npp.inspection import distributions
+from fm4npp.inspection import distributions, inspect_events
 from fm4npp.inspection.distributions import RealNumbers, WholeNumbers
+from fm4npp.inspection.statistics import Statistics
 from fm4npp.readers import events_parquet
 
 
@@ -115,7 +118,7 @@ def test_the_order_and_the_pieces_of_the_stream_do_not_matter(monkeypatch):
 def test_what_is_counted_of_events(few):
     found = distributions.Distributions()
     for one in few:
-        found.add(one)
+        found.add(one, {"energy": one.feature("energy")})
     summary = found.as_dict()
     of = summary["distributions"]
     assert summary["spacepoints_per_layer"] == [2 / 3, 0, 4 / 3]
@@ -130,6 +133,40 @@ def test_what_is_counted_of_events(few):
     assert of["particle_pt"]["max"] == np.hypot(x, y).max()
     size = np.sqrt(x**2 + y**2 + z**2)
     assert of["particle_abs_eta"]["mean"] == pytest.approx(np.abs(0.5 * np.log((size + z) / (size - z))).mean())
+
+
+def test_a_feature_is_distributed_over_those_that_measure_it(tmp_path):
+    """Of sPHENIX the TPC measures energy; spacepoints of the silicon have 0 in an event."""
+    sphenix = detectors.build("sphenix")
+    measuring = np.array(["energy" in sphenix.subsystem_features[name] for name in sphenix.subsystems])
+    assert measuring.tolist() == [False, False, True]
+    ids = np.array([2, 0, 2, 1, 0], np.int16)
+    energy = np.where(measuring[ids], np.arange(2.0, 7.0), 0).astype(np.float32)
+    one = Event(
+        positions=np.full((5, 3), 3.0),
+        features=energy[:, None],
+        feature_names=("energy",),
+        detector_ids=ids,
+        subsystems=sphenix.subsystems,
+        detector="sphenix",
+    )
+    write_events([one, dataclasses.replace(one, event_id=1)], tmp_path / "named.parquet")
+    mine = sphenix.replace(name="mine")  # a YAML file: the events file describes it
+    with EventWriter(tmp_path / "described.parquet", detector=mine) as writer:
+        writer.write(dataclasses.replace(one, detector="mine"))
+    for name, times in (("named", 2), ("described", 1)):
+        found = inspect_events(tmp_path / f"{name}.parquet")
+        of = found["distributions"]["energy"]
+        assert (of["count"], of["mean"], of["min"], of["max"]) == (2 * times, 3.0, 2.0, 4.0)
+        assert found["ranges"]["energy"] == [2.0, 4.0]
+        assert (found["spacepoints"], found["share_outside_bounds"]) == (5 * times, 0)
+
+
+def test_a_feature_of_an_unknown_detector_is_distributed_over_all():
+    statistics = Statistics(measured={"somebody's": ()})
+    one = event([0, 0, 2], [1, 1, 2])
+    statistics.add(one)
+    assert statistics.as_dict()["distributions"]["energy"]["count"] == len(one)
 
 
 def test_the_command_shows_them(few, tmp_path):

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fm4npp import __version__
+from fm4npp.cli.interrupts import MESSAGE, STATUS
 from fm4npp.errors import FM4NPPError
 
 app = typer.Typer(
@@ -74,8 +75,8 @@ def command(function: Callable[..., None], group: typer.Typer = app) -> Callable
             err.print(f"[red]error:[/] {escape(str(error))}")
             raise typer.Exit(getattr(error, "status", 1)) from None
         except KeyboardInterrupt:
-            err.print("[red]error:[/] interrupted; nothing was written under the final name")
-            raise typer.Exit(130) from None
+            err.print(f"[red]error:[/] {MESSAGE}")
+            raise typer.Exit(STATUS) from None
         except BrokenPipeError:
             # The reader of our output left; keep the interpreter from complaining about it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -162,7 +162,7 @@ def display(
 def _geometry(path: Path, detector: str) -> Any:
     """Of a detector by name or YAML file, or of one that the events file itself describes; None if nothing does."""
     from fm4npp import detectors
-    from fm4npp.data.dataset import specification
+    from fm4npp.data.specifications import specification
     from fm4npp.readers.events_parquet import EventsParquet, read_metadata
 
     if Path(detector).suffix in (".yaml", ".yml"):

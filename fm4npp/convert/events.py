@@ -14,6 +14,7 @@ import numpy as np
 
 from fm4npp import detectors
 from fm4npp.data.accounting import MAX_REJECTED, Accounting
+from fm4npp.data.processes import check_workers
 from fm4npp.data.reading import Source
 from fm4npp.data.writing import EventWriter
 from fm4npp.detectors import Detector
@@ -141,7 +142,7 @@ def convert(
         labels: "auto" takes what the files have, "none" leaves labels and particles out, "require" refuses files
             without any.
         max_rejected: share of events, and of spacepoints, that may be left out because something is wrong with them.
-        workers: processes; more than one only into a folder.
+        workers: processes, see `check_workers`; more than one only into a folder.
         events_per_file: of a folder.
         progress: called with the number of events so far.
 
@@ -149,6 +150,7 @@ def convert(
         DataError: naming the file and the event, if a file cannot be read exactly or too much is rejected.
         ConfigurationError: if the options contradict each other, or the folder holds something else.
     """
+    check_workers(workers)
     chosen = detector if isinstance(detector, Detector) else detectors.load(detector)
     if Path(output).suffix != ".parquet":
         from fm4npp.convert.folder import convert_folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fm4npp import detectors
+from fm4npp.data.specifications import specification
 from fm4npp.errors import DataError, FM4NPPError, first_line
 from fm4npp.event import Event
 from fm4npp.readers import events_parquet, events_schema
@@ -43,7 +43,7 @@ class EventDataset(Dataset[Event]):
         specifications: of these, the names of those that are registered; of others what the files say, if they do.
 
     Raises:
-        DataError: if a file is no events file, or there is no event at all.
+        DataError: if a file is no events file, two are of different detectors of one name, or there is no event.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -55,7 +55,7 @@ class EventDataset(Dataset[Event]):
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self.lengths = np.concatenate([_lengths(part) for part in self._parts]) if self._parts else np.zeros(0, int)
         self.detectors = tuple(dict.fromkeys(str(metadata["detector"]) for metadata in self._metadata))
-        self.specifications = tuple(specification(name, self._metadata) for name in self.detectors)
+        self.specifications = tuple(specification(name, self._metadata, self.paths) for name in self.detectors)
         if not len(self.lengths):
             raise DataError("no events", file=", ".join(map(str, self.paths)) or None, remedy="give a file with events")
 
@@ -128,13 +128,6 @@ def _load_parquet(path: str | Path) -> Any:
     except Exception as error:  # the Hub's client raises what it likes
         raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
     return table.with_format("arrow")
-
-
-def specification(name: str, metadata: Sequence[Mapping[str, Any]]) -> str | dict[str, Any]:
-    """What `detectors.build` makes a detector of: its name if it is registered, else what a file holds of it."""
-    stored = (one.get(events_schema.SPECIFICATION) for one in metadata if one["detector"] == name)
-    found = None if name in detectors.names() else next((spec for spec in stored if spec), None)
-    return name if found is None else found
 
 
 def _lengths(part: Any) -> NDArray[np.int64]:
@@ -210,7 +203,7 @@ class _Collated:
 
 def loader(
     dataset: EventDataset,
-    batches: Sequence[Sequence[int]],
+    batches: Iterable[Sequence[int]],
     prepare: Callable[..., Any],
     collate: Callable[[list[Any]], Any],
     *,
@@ -221,7 +214,7 @@ def loader(
 
     Args:
         dataset: the events.
-        batches: event indices of every batch.
+        batches: event indices of every batch; asked for a few batches ahead when there are workers.
         prepare: event to arrays.
         collate: list of what `prepare` gave to a batch.
         num_workers: processes that read and prepare ahead; 0 does it here.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,13 +13,29 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from fm4npp.errors import FM4NPPError
+from fm4npp.errors import ConfigurationError, FM4NPPError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 2
 """Items for each process that may be under way, or finished before their turn."""
+WORKERS_PER_CORE = 4
+"""More processes than this for each core only take memory and time from each other."""
+ALWAYS_ALLOWED = 8
+"""Processes, on however few cores."""
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that would take the machine down.
+
+    Raises:
+        ConfigurationError: above `WORKERS_PER_CORE` for each core that this process may use, and `ALWAYS_ALLOWED`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(ALWAYS_ALLOWED, WORKERS_PER_CORE * cores)
+    if workers > most:
+        raise ConfigurationError(f"--workers {workers}: at most {most} processes on {cores} cores")
 
 
 def results(
@@ -121,16 +139,38 @@ def _team(function: Callable[[Any], Any], workers: int) -> Iterator[list[Connect
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, from their first moment on: it is their parent that ends them."""
+    """Processes started in here never see Ctrl-C, from their first moment on: it is their parent that ends them.
+
+    Their parent is told when all are started. One that was interrupted before it has sent a process what to do could
+    not end it either. A mask holds no interrupt back from it: another thread (of BLAS, say) may take the signal, and
+    Python raises it in the main thread.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # starting it, as the first process does, would let interrupts in again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _handler_held():
+        resource_tracker.ensure_running()  # starting it, as the first process does, would let interrupts in again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handler_held() -> Iterator[None]:
+    """What an interrupt does, it does at the end; Python runs handlers in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _work(connection: Any, function: Callable[[Any], Any]) -> None:

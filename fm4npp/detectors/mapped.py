@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Positive
 from fm4npp.detectors.columns import TRUTH, apart, constant_within, first_reasons, of_particles, one_value, outside
@@ -15,6 +15,7 @@ from fm4npp.detectors.units import EnergyUnit, LengthUnit, in_centimetres, in_ge
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, PARTICLE_CLASSES, Event, exact, particle_class
 from fm4npp.geometry import Bounds
+from fm4npp.registry import explain
 
 OTHER_SUBSYSTEM = "of other subsystems"
 """Why a spacepoint that nothing is wrong with is left out of an event."""
@@ -73,6 +74,14 @@ class MappedDetector(Detector):
 
     position_quantities: ClassVar[tuple[str, ...]] = ("x", "y", "z")
     """What `positions` needs of a spacepoint."""
+
+    @model_validator(mode="after")
+    def _check_geometry(self) -> Self:
+        try:
+            _ = self.geometry
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _check_formats(self) -> Self:

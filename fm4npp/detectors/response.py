@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fm4npp.detectors.media import MEDIA
 
@@ -74,9 +75,9 @@ class Response(BaseModel):
         longest_rphi: largest extent of a spacepoint along r-phi, in cm; a longer trail of charge, of an inclined track
             or a curler, makes several. 0 for no limit.
         longest_z: the same along z.
-        material: what else is there.
+        material: what else is there, each under its own name.
         outer_radius: where everything ends (a calorimeter), in cm; None for the outermost layer or material.
-        outer_half_length: |z| where everything ends, in cm; None for the largest half length.
+        outer_half_length: |z| where everything ends, in cm, `half_length` or more; None for the largest half length.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -108,3 +109,15 @@ class Response(BaseModel):
     outer_half_length: Positive | None = None
 
     _medium = field_validator("medium")(_known)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = Counter(material.name for material in self.material)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"material: {', '.join(twice)} is listed twice; give each cylinder its own name")
+        if self.outer_half_length is not None and self.outer_half_length < self.half_length:
+            raise ValueError(
+                f"outer_half_length: everything ends at |z| {self.outer_half_length:g} cm, inside half_length "
+                f"{self.half_length:g} cm"
+            )
+        return self

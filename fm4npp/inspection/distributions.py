@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -175,11 +176,16 @@ class Distributions:
         self._per_layer = np.zeros(0, np.int64)
         self._num_events = 0
 
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
+    def add(self, event: Event, features: Mapping[str, Array]) -> None:
+        """Take in the next event.
+
+        Args:
+            event: the event.
+            features: feature -> its values in the event, in any order.
+        """
         self._num_events += 1
         self._whole("spacepoints_per_event", np.array([len(event)]))
-        for name, values in zip(event.feature_names, event.features.T, strict=True):
+        for name, values in features.items():
             self._real(name, values)
         if "track_id" in event.labels:
             ids = event.labels["track_id"]

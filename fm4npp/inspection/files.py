@@ -152,7 +152,7 @@ def read(
     Raises:
         DataError: if reading cannot go on.
     """
-    trial = Trial(detector.name, statistics=Statistics(detector.geometry))
+    trial = Trial(detector.name, statistics=Statistics(detector.geometry, detector.subsystem_features))
     for number, outcome in enumerate(islice(source.outcomes(), events)):
         if isinstance(outcome, DataError):
             trial.accounting.reject(outcome)

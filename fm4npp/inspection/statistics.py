@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ class Statistics:
 
     Attributes:
         geometry: to count spacepoints outside its bounds; None to leave that out.
+        measured: subsystem -> names of the features it measures. An event has 0 for those that a subsystem does not
+            measure, which is no value of theirs; subsystems that are not listed measure all.
         events: number of events.
         empty_events: of these, events without a spacepoint.
         spacepoints: number of spacepoints.
@@ -38,6 +41,7 @@ class Statistics:
     """
 
     geometry: Geometry | None = None
+    measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     events: int = 0
     empty_events: int = 0
     spacepoints: int = 0
@@ -66,9 +70,16 @@ class Statistics:
         counts = np.bincount(event.ids, minlength=len(event.subsystems))
         self.spacepoints_of.update(dict(zip(event.subsystems, counts.tolist(), strict=False)))
         self._widen(dict(zip("xyz", event.positions.T, strict=True)))
-        self._widen(dict(zip(event.feature_names, event.features.T, strict=True)))
+        features = {name: self._values(event, name) for name in event.feature_names}
+        self._widen(features)
         self._add_labels(event)
-        self.distributions.add(event)
+        self.distributions.add(event, features)
+
+    def _values(self, event: Event, feature: str) -> Array:
+        """Of a feature, for the spacepoints whose subsystem measures it."""
+        measuring = [feature in self.measured.get(name, event.feature_names) for name in event.subsystems]
+        values = event.feature(feature)
+        return values if all(measuring) else values[np.array(measuring)[event.ids]]
 
     def _widen(self, columns: dict[str, Array]) -> None:
         for name, values in columns.items():

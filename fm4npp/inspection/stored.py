@@ -8,10 +8,11 @@ from typing import Any
 
 from fm4npp import detectors
 from fm4npp.data import Accounting
+from fm4npp.data.specifications import specification
 from fm4npp.data.writing import ContentHash
+from fm4npp.detectors import Detector
 from fm4npp.errors import DataError, FM4NPPError
 from fm4npp.files import read_json, sha256
-from fm4npp.geometry import Geometry
 from fm4npp.inspection.statistics import Statistics
 from fm4npp.readers import events_parquet, events_schema
 from fm4npp.readers.checks import NEW_COPY, decoding
@@ -33,7 +34,8 @@ def inspect_events(path: str | Path, progress: Callable[[int], None] = lambda nu
         DataError: if a file is damaged, or its content, or that of the folder, is not what was written.
     """
     metadata = events_parquet.read_metadata(path)
-    statistics = Statistics(geometry_of(metadata["detector"]))
+    detector = _detector(metadata)
+    statistics = Statistics(detector.geometry, detector.subsystem_features) if detector else Statistics()
     files = events_parquet.files(path)
     stored = [_verified(file, metadata, statistics, progress) for file in files]
     accounting = Accounting()
@@ -57,10 +59,10 @@ def inspect_events(path: str | Path, progress: Callable[[int], None] = lambda nu
     }
 
 
-def geometry_of(name: str) -> Geometry | None:
-    """The geometry of a registered detector; None for the detector of somebody's YAML file."""
+def _detector(metadata: dict[str, Any]) -> Detector | None:
+    """That of a file, by its name or by what the file holds of it; None if neither is enough."""
     try:
-        return detectors.build(name).geometry
+        return detectors.build(specification(metadata["detector"], [metadata]))
     except FM4NPPError:
         return None
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fm4npp import __version__
 from fm4npp.data import EventWriter, folder
 from fm4npp.data.packing import packed, unpacked
-from fm4npp.data.processes import results
+from fm4npp.data.processes import check_workers, results
 from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError
 from fm4npp.event import Event
@@ -157,7 +157,7 @@ def produce(
         output: a name ending in .parquet for one file, nothing of which is left if anything fails. With `shards` a
             folder; where that holds an interrupted run of the same arguments, its finished files are kept.
         pileup: mean number of further collisions in an event.
-        workers: processes; each prepares the generator for itself.
+        workers: processes, see `check_workers`; each prepares the generator for itself.
         shards: number of files of the folder, with about the same number of events each.
         progress: called with the number of events so far.
 
@@ -167,6 +167,7 @@ def produce(
     """
     begin, output = time.perf_counter(), Path(output)
     events.check(detector, num_events, seed, pileup)
+    check_workers(workers)
     work = Simulation(detector, generator, num_events, seed, pileup)
     _check_name(output, shards)
     report = ProductionReport(str(output))
