@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ def _environment(tmp_path_factory):
 
     patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
     torch.set_num_threads(1)
+    # Whatever is started in the background ignores interrupts, and so would all that tests start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, before)
     patch.undo()
 
 
@@ -35,6 +39,15 @@ def shared_data() -> Path:
     if not SHARED_DATA.exists():
         pytest.skip("the detector files are not beside the project")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def branch():
+    """Branches of genuine podio files by uproot alone: (path, collection, member) -> one array an event."""
+    from tests.readers import podio_writer
+
+    with podio_writer.opened_branches() as branches:
+        yield branches
 
 
 @pytest.fixture(scope="session")

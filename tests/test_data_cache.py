@@ -19,6 +19,7 @@ from fm4npp.simulation import simulate
 from fm4npp.training.config import AdaptConfig, PretrainConfig, parse
 from fm4npp.training.pretraining import pretrain
 from tests.conftest import GUN, tiny_config
+from tests.slow_cache import build_slowly
 
 OFFSET = {"type": "k-nnn", "k": 4, "targets": "offset", "energy": True, "periodic": True}
 
@@ -233,17 +234,6 @@ def test_a_failure_leaves_nothing(dataset, processor, tmp_path, monkeypatch):
     monkeypatch.undo()
     stored = cached(dataset, processor, tmp_path)
     assert_equal(processor.prepare(dataset[7]), processor.prepare(dataset[7], **stored(7)))
-
-
-def build_slowly(files, processor, folder, seconds) -> None:
-    whole = processor.indices
-
-    def slow(event):
-        time.sleep(seconds)
-        return whole(event)
-
-    processor.indices = slow
-    cached(EventDataset(files), processor, folder)
 
 
 def start(*arguments):

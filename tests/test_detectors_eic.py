@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fm4npp import detectors
-from fm4npp.data import read_events, write_events
+from fm4npp.convert import convert
+from fm4npp.data import read_events
 from fm4npp.errors import DataError
 from fm4npp.event import particle_class
 from fm4npp.testing import check_detector
@@ -12,12 +13,6 @@ from tests.readers import podio_writer
 
 YAML = Path(__file__).resolve().parents[1] / "examples" / "detectors" / "fcc_idea.yaml"
 FILES = {"EICrecon_test_seeding2.edm4eic.root": (43, False), "EICrecon_test_sim.edm4hep.root": (44, True)}
-
-
-@pytest.fixture(scope="module")
-def branch():
-    with podio_writer.opened_branches() as branches:
-        yield branches
 
 
 def test_the_contract_of_detectors():
@@ -56,7 +51,9 @@ def test_real_files_keep_every_hit_of_the_central_tracker(shared_data, branch, t
     path = shared_data / "eic" / name
     count, simulated = FILES[name]
     events = list(read_events(path, "eic"))
-    write_events(iter(events), tmp_path / "events.parquet")
+    counted = convert([path], "eic", tmp_path / "events.parquet").accounting
+    assert (counted.events_read, counted.spacepoints_read, counted.spacepoints_used) == (5, count, count)
+    assert not counted.rejected_events
     again = list(read_events(tmp_path / "events.parquet"))
     found = sorted(c for c in detectors.build("eic").collections if c.endswith("RecHits") != simulated)
     positions = [

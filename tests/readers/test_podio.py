@@ -306,18 +306,12 @@ def test_other_files_are_not_podio(tmp_path, trees):
     writers.assert_one_line(error, path)
 
 
-@pytest.fixture(scope="module")
-def branch():
-    with podio_writer.opened_branches() as branches:
-        yield branches
-
-
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("name", "energy", "count", "kind"),
     [
-        ("EICrecon_test_seeding2.edm4eic", "edep", 43, "edm4eic::TrackerHitData"),
         ("EICrecon_test_sim.edm4hep", "eDep", 44, "edm4hep::SimTrackerHitData"),
+        ("EICrecon_test_seeding2.edm4eic", "edep", 43, "edm4eic::TrackerHitData"),  # stays open for the next tests
     ],
 )
 def test_a_real_epic_file(shared_data, branch, name, energy, count, kind):
