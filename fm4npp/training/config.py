@@ -18,6 +18,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 MuPRule = Literal["derived", "paper"]
 Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+MOST_WORKERS = 256
+"""More processes than this that prepare events for one that trains are a slip of the pen, and take a machine down."""
 
 
 def _as_paths(value: Any) -> Any:
@@ -89,17 +92,17 @@ class TrainingConfig(Strict):
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     weight_decay: NotNegative = 0.01
-    betas: tuple[NotNegative, NotNegative] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     clip_norm: Positive = 0.1
     skip_limit: Count = 10
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
     validate_every: Count = 200
     patience: Count | None = None
     save_every: Count = 200
     keep_checkpoints: Count = 2
     log_every: Count = 10
     seed: Annotated[int, Field(ge=0)] = 0
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     backend: Backend = "auto"
     checkpoint_gradients: bool = False

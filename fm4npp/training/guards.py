@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,10 +22,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class Interrupted(FM4NPPError):
-    """The run was asked to stop; its state is saved."""
+    """The run was asked to stop, and is saved; or it was asked twice, and goes on from its last checkpoint."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}; the run is saved, continue it with --resume")
+    def __init__(self, signal_number: int, step: int, *, saved: bool = True) -> None:
+        told = "stopped after step {}; the run is saved, continue it with --resume"
+        cut_off = "interrupted after step {}; continue from the last checkpoint with --resume"
+        super().__init__((told if saved else cut_off).format(step))
         self.status = 128 + signal_number
 
 
@@ -51,6 +53,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Whether an error is what torch, or a connection to a loader's process, raises when that process is killed."""
+    told = isinstance(error, RuntimeError) and ("DataLoader worker (pid" in str(error) or "ancdata" in str(error))
+    return told or isinstance(error, EOFError | ConnectionError)
+
+
+def forget_killed_workers() -> None:
+    """Hear no more of loader processes that die: torch raises an error at whatever is done then; one is enough."""
+    with suppress(AttributeError, ValueError):  # Windows; not the main thread
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager

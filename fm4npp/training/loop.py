@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fm4npp.training import sharding
 from fm4npp.training.average import WeightAverage
 from fm4npp.training.batches import Batch, Batches, Prepare, Stored
 from fm4npp.training.config import TrainingConfig
-from fm4npp.training.guards import Interrupted, stop_signals
+from fm4npp.training.guards import Interrupted, forget_killed_workers, is_killed_worker, stop_signals
 from fm4npp.training.randomness import random_state, restore_random_state
 from fm4npp.training.records import Metrics, Records, write_status
 from fm4npp.training.resuming import check_same, check_threads
@@ -132,13 +133,12 @@ class Loop:
             Interrupted: after a signal to stop, once the state is saved.
             FM4NPPError: if too many steps in a row are not finite, or the untrained model cannot be validated.
         """
-        with self._told():
+        if saved is not None:
+            self._restore(saved)  # before the status of a run that turns out to be another is touched
+        with self._told(), stop_signals() as received:
             if saved is None:
                 self._begin()
-            else:
-                self._restore(saved)
-            with stop_signals() as received:
-                self._steps(received)
+            self._steps(received)
         return self.progress.best or {}
 
     @contextmanager
@@ -148,23 +148,33 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            told = self._killed_worker(error)
+            told = self._in_our_words(error)
             if not isinstance(told, Interrupted):
-                self._status("failed", first_line(told))
+                with suppress(FM4NPPError):  # on a full disk: what happened first is what is told
+                    self._status("failed", first_line(told))
             if told is error:
                 raise
             raise told from error
         self._status("finished")
 
-    def _killed_worker(self, error: BaseException) -> BaseException:
-        """What torch says when a loader's worker dies, in our words; any other error as it is."""
-        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+    def _in_our_words(self, error: BaseException) -> BaseException:
+        """A second Ctrl-C, and what torch says when a loader's worker dies; any other error as it is."""
+        if isinstance(error, KeyboardInterrupt):
+            return self._cut_off()
+        if not (self.config.num_workers and is_killed_worker(error)):
             return error
+        forget_killed_workers()
         read = f"after {self._last_event}" if self._last_event else "before its first event was used"
         return FM4NPPError(
             f"a process that prepares events was killed (out of memory?) {read}; give the machine more memory or lower "
             "training.num_workers, and continue with --resume"
         )
+
+    def _cut_off(self) -> Interrupted:
+        interrupted = Interrupted(signal.SIGINT, self.progress.step, saved=False)
+        with suppress(FM4NPPError):
+            self._status("stopped", str(interrupted))
+        return interrupted
 
     def _status(self, status: str, message: str = "") -> None:
         if self.accelerator.is_main_process:

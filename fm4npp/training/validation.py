@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from fm4npp.data import EventDataset
+from fm4npp.errors import DataError
 from fm4npp.training.batches import Prepare, Stored, by_detector, dealt, load, packed
 from fm4npp.training.step import Step
+
+REMEDY = "validate on events whose spacepoints have neighbours, or leave data.validation out"
 
 
 @torch.no_grad()
@@ -33,6 +36,9 @@ def validation_losses(
 
     Returns:
         "validation_loss", and "validation_loss/<detector>" if there are several.
+
+    Raises:
+        DataError: if there is nothing to predict in all events: every loss would be 0, and no weights the best.
     """
     accelerator = step.accelerator
     detectors = by_detector(dataset)
@@ -49,7 +55,10 @@ def validation_losses(
         sums[name] += float(loss) * weight
         sums[f"#{name}"] += weight
     step.model.train(was_training)
-    return _means(step.total(sums)[0], tuple(detectors))
+    totals, _ = step.total(sums)
+    if not any(totals[f"#{name}"] for name in detectors):
+        raise DataError("nothing to predict in all these events", file=dataset.paths[0], remedy=REMEDY)
+    return _means(totals, tuple(detectors))
 
 
 def _means(sums: Mapping[str, float], detectors: tuple[str, ...]) -> dict[str, float]:
