@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -88,8 +89,10 @@ def sha256(path: str | Path) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be read or written, without the traceback's path: "No space left on device"."""
-    return getattr(error, "strerror", None) or first_line(error)
+    """Why something could not be read or written, and nothing else: "No space left on device"."""
+    told = getattr(error, "strerror", None) or first_line(error)
+    number = re.search(r"\(os error (\d+)\)", told)  # as libraries written in Rust say it, in their own words
+    return os.strerror(int(number[1])) if number else told
 
 
 def sync(path: str | Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from fm4npp.data.processes import leave_signals_to_parent, started
 from fm4npp.data.specifications import specification
 from fm4npp.errors import DataError, FM4NPPError, first_line
 from fm4npp.event import Event
@@ -126,7 +127,9 @@ def _load_parquet(path: str | Path) -> Any:
     try:
         table = datasets.load_dataset("parquet", data_files=name, split="train", fragment_scan_options=options)
     except Exception as error:  # the Hub's client raises what it likes
-        raise DataError(f"cannot be loaded ({first_line(error)})", file=path) from error
+        told = first_line(error.__cause__ or error)  # the cause says what, the error only that something
+        remedy = "it may be damaged, or hold no events: copy or write it again"
+        raise DataError(f"cannot be loaded ({told})", file=path, remedy=remedy) from error
     return table.with_format("arrow")
 
 
@@ -229,8 +232,9 @@ def loader(
         collate_fn=_Collated(collate),
         num_workers=num_workers,
         generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_parent,
     )
-    for batch in batched:
+    for batch in started(batched):
         if isinstance(batch, FM4NPPError):
             raise batch
         yield batch

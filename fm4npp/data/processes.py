@@ -24,6 +24,8 @@ WORKERS_PER_CORE = 4
 """More processes than this for each core only take memory and time from each other."""
 ALWAYS_ALLOWED = 8
 """Processes, on however few cores."""
+WATCH = 2.0
+"""Seconds after which a loader's worker sees that its parent is no more."""
 
 
 def check_workers(workers: int) -> None:
@@ -171,6 +173,47 @@ def _handler_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if held:
             signal.raise_signal(signal.SIGINT)
+
+
+def started(loader: Iterable[Item]) -> Iterator[Item]:
+    """The iterator of a torch loader, its processes started; one that was killed is an error where its batch is due.
+
+    Torch would raise it from a signal handler, wherever the program is: where errors are swallowed, or while another
+    loader starts. Without that handler the iterator looks for itself, every five seconds that it waits.
+    """
+    main = threading.current_thread() is threading.main_thread()  # elsewhere torch leaves the handler alone too
+    before = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
+    iterator = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
+def leave_signals_to_parent(worker: int = 0) -> None:
+    """For a loader's workers: schedulers and launchers signal all processes, but one decides when to stop.
+
+    Without it SIGTERM kills torch's workers, and a run that is asked to stop fails over it. What their parent sends
+    still ends them, where senders can be told apart (Linux), and so does its death: torch's own watch fails when a
+    worker waits to hand over a batch that nobody takes.
+
+    Args:
+        worker: number of it; every one does the same.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if hasattr(signal, "sigtimedwait") and parent is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    sender = None
+    while os.getppid() == parent and sender != parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, WATCH)
+        sender = received.si_pid if received else None
+    os._exit(0)
 
 
 def _work(connection: Any, function: Callable[[Any], Any]) -> None:

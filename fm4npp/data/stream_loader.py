@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fm4npp.data.accounting import Accounting
+from fm4npp.data.processes import leave_signals_to_parent, started
 from fm4npp.data.stream import State, Stream
 from fm4npp.errors import ConfigurationError, DataError, FM4NPPError
 from fm4npp.event import Event
@@ -107,10 +108,15 @@ class StreamLoader:
         self._resumed = False
         work = _Work(self.stream, self._states, self._next, *self._work)
         loader: DataLoader[Any] = DataLoader(
-            work, batch_size=None, collate_fn=_unchanged, num_workers=self.num_workers, generator=torch.Generator()
+            work,
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),
+            worker_init_fn=leave_signals_to_parent,
         )
         finished: set[int] = set()
-        for share, batch, state, counts in loader:
+        for share, batch, state, counts in started(loader):
             if isinstance(batch, FM4NPPError):
                 raise batch
             self._states[share], self._counts[share] = state, counts

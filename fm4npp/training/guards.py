@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,10 +62,9 @@ def is_killed_worker(error: BaseException) -> bool:
     return told or isinstance(error, EOFError | ConnectionError)
 
 
-def forget_killed_workers() -> None:
-    """Hear no more of loader processes that die: torch raises an error at whatever is done then; one is enough."""
-    with suppress(AttributeError, ValueError):  # Windows; not the main thread
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def let_go(error: BaseException) -> None:
+    """Free what the calls that ended in an error still hold: loaders, whose processes end with them."""
+    traceback.clear_frames(error.__traceback__)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from fm4npp.training import sharding
 from fm4npp.training.average import WeightAverage
 from fm4npp.training.batches import Batch, Batches, Prepare, Stored
 from fm4npp.training.config import TrainingConfig
-from fm4npp.training.guards import Interrupted, forget_killed_workers, is_killed_worker, stop_signals
+from fm4npp.training.guards import Interrupted, is_killed_worker, let_go, stop_signals
 from fm4npp.training.randomness import random_state, restore_random_state
 from fm4npp.training.records import Metrics, Records, write_status
 from fm4npp.training.resuming import check_same, check_threads
@@ -154,6 +154,7 @@ class Loop:
                     self._status("failed", first_line(told))
             if told is error:
                 raise
+            let_go(error)
             raise told from error
         self._status("finished")
 
@@ -163,7 +164,6 @@ class Loop:
             return self._cut_off()
         if not (self.config.num_workers and is_killed_worker(error)):
             return error
-        forget_killed_workers()
         read = f"after {self._last_event}" if self._last_event else "before its first event was used"
         return FM4NPPError(
             f"a process that prepares events was killed (out of memory?) {read}; give the machine more memory or lower "
