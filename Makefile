@@ -10,7 +10,7 @@ demo: $(VENV)/.installed  ## simulate, pretrain, adapt, evaluate: the whole way 
 	$(BIN)/python examples/demo.py --output runs/demo
 
 test: $(VENV)/.installed  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: lint types layers  ## style, types and import layers
 

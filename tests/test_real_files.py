@@ -103,7 +103,11 @@ REAL_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "detector", "count"), REAL_FILES, ids=lambda value: str(value).rpartition("/")[2])
+@pytest.mark.parametrize(
+    ("name", "detector", "count"),
+    REAL_FILES,
+    ids=[f"{Path(name).name}-{Path(str(to)).name}" for name, to, _ in REAL_FILES],
+)
 def test_every_real_file_converts(shared_data, tmp_path, name, detector, count):
     events = tmp_path / "events.parquet"
     report = summary("convert", shared_data / name, "--detector", detector, "--output", events)

@@ -179,13 +179,15 @@ def started(loader: Iterable[Item]) -> Iterator[Item]:
     """The iterator of a torch loader, its processes started; one that was killed is an error where its batch is due.
 
     Torch would raise it from a signal handler, wherever the program is: where errors are swallowed, or while another
-    loader starts. Without that handler the iterator looks for itself, every five seconds that it waits.
+    loader starts. Without that handler, here and in loaders that others have started, an iterator looks for itself,
+    every five seconds that it waits.
     """
     main = threading.current_thread() is threading.main_thread()  # elsewhere torch leaves the handler alone too
     before = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
     iterator = iter(loader)
     if before is not None:
-        signal.signal(signal.SIGCHLD, before)
+        torch_set_it = getattr(before, "__module__", "").startswith("torch.")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if torch_set_it else before)
     return iterator
 
 
