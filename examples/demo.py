@@ -2,7 +2,7 @@
 
     python examples/demo.py --output runs/demo
 
-About six minutes on two cores. The three rows of the table differ only in what the heads read: the blocks of the
+Six to ten minutes on two cores. The three rows of the table differ only in what the heads read: the blocks of the
 pretrained backbone, the blocks of the same backbone with random weights, or the raw coordinates and energies.
 """
 

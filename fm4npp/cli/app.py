@@ -121,10 +121,14 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
     )
     with bar:
         task = bar.add_task(what, total=total, note="", rate="")
+        first: list[tuple[int, float]] = []  # what is resumed begins with what was done before
 
         def update(count: int, note: str = "") -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{count / elapsed:,.1f}/s" if elapsed > 0 else ""
+            first.append((count, elapsed))
+            del first[1:]
+            done, seconds = count - first[0][0], elapsed - first[0][1]
+            rate = f"{done / seconds:,.1f}/s" if seconds > 0 else ""
             bar.update(task, completed=count, rate=rate, note=note or bar.tasks[0].fields["note"])
 
         yield update
