@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +8,8 @@ from sklearn.metrics import accuracy_score, adjusted_rand_score, f1_score, preci
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from fm4npp.errors import DataError
-from fm4npp.metrics import confusion_matrix, evaluate_classes, evaluate_tracks, per_event_ari
+from fm4npp.metrics import clopper_pearson, confusion_matrix, evaluate_classes, evaluate_tracks, per_event_ari
+from fm4npp.metrics.tracking import TrackCounts, contingency, track_counts
 
 hits = st.tuples(st.integers(-1, 5), st.integers(-1, 5))
 an_event = st.lists(hits, max_size=30).map(lambda pairs: tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T))
@@ -14,8 +17,8 @@ some_events = st.lists(an_event, min_size=1, max_size=5)
 
 
 def naive_counts(events, min_hits=1):
-    """True tracks, found tracks and double-majority matches, set by set."""
-    num_true = num_predicted = num_matched = 0
+    """What `track_counts` adds up, set by set."""
+    total = Counter()
     for true, predicted in events:
         truth, found = (
             {
@@ -25,17 +28,30 @@ def naive_counts(events, min_hits=1):
             }
             for ids in (true, predicted)
         )
-        num_true += sum(len(members) >= min_hits for members in truth.values())
-        for claimed in found.values():
-            matches = [
-                members
-                for members in truth.values()
-                if len(members & claimed) > len(claimed) / 2 and len(members & claimed) > len(members) / 2
-            ]
-            assert len(matches) <= 1
-            num_predicted += not (matches and len(matches[0]) < min_hits)
-            num_matched += bool(matches and len(matches[0]) >= min_hits)
-    return num_true, num_predicted, num_matched
+        long = {track: members for track, members in truth.items() if len(members) >= min_hits}
+        owners = {}
+        for name, claimed in found.items():
+            own = [track for track, members in truth.items() if len(members & claimed) > len(claimed) / 2]
+            assert len(own) <= 1
+            owners[name] = own[0] if own else None
+        counted = {name: track for name, track in owners.items() if track is None or track in long}
+        parts = Counter(track for track in counted.values() if track is not None)
+        total["true"] += len(long)
+        total["predicted"] += len(counted)
+        total["fake"] += sum(track is None for track in counted.values())
+        total["duplicate"] += sum(count - 1 for count in parts.values())
+        total["split"] += sum(count > 1 for count in parts.values())
+        total["true_hits"] += sum(len(members) for members in long.values())
+        for name, track in counted.items():
+            held = [members for members in long.values() if len(members & found[name]) > len(members) / 2]
+            total["merged"] += len(held) > 1
+            shared = len(found[name] & long[track]) if track is not None else 0
+            if track is not None and shared > len(long[track]) / 2:
+                total["matched"] += 1
+                total["matched_hits"] += shared
+                total["shared_of_true"] += shared / len(long[track])
+                total["shared_of_predicted"] += shared / len(found[name])
+    return total
 
 
 @settings(max_examples=100, deadline=None)
@@ -53,14 +69,28 @@ def test_ari_equals_scikit_learn(event):
 @given(some_events, st.integers(1, 4))
 def test_track_metrics_equal_naive_counting(events, min_hits):
     metrics = evaluate_tracks(events, min_hits=min_hits)
-    num_true, num_predicted, num_matched = naive_counts(events, min_hits)
-    assert (metrics.num_true_tracks, metrics.num_predicted_tracks, metrics.num_matched) == (
-        num_true,
-        num_predicted,
-        num_matched,
-    )
-    assert metrics.efficiency == (num_matched / num_true if num_true else None)
-    assert metrics.purity == (num_matched / num_predicted if num_predicted else None)
+    naive = naive_counts(events, min_hits)
+    summed = [track_counts(contingency(*event), min_hits) for event in events]
+    for name in TrackCounts._fields:
+        assert sum(getattr(counts, name) for counts in summed) == pytest.approx(naive[name]), name
+    for rate, part, whole in (
+        ("efficiency", "matched", "true"),
+        ("purity", "matched", "predicted"),
+        ("fake_rate", "fake", "predicted"),
+        ("duplicate_rate", "duplicate", "predicted"),
+        ("split_rate", "split", "true"),
+        ("merge_rate", "merged", "predicted"),
+        ("hit_efficiency", "shared_of_true", "matched"),
+        ("hit_purity", "shared_of_predicted", "matched"),
+    ):
+        expected = naive[part] / naive[whole] if naive[whole] else None
+        assert getattr(metrics, rate) == (None if expected is None else pytest.approx(expected)), rate
+    scores = [
+        one["matched_hits"] / one["true_hits"]
+        for event in events
+        if (one := naive_counts([event], min_hits))["true_hits"]
+    ]
+    assert metrics.trackml_score == (pytest.approx(np.mean(scores)) if scores else None)
     assert metrics.num_events == len(events)
     assert metrics.num_hits == sum(len(true) for true, _ in events)
 
@@ -93,6 +123,10 @@ def test_a_perfect_prediction_scores_exactly_one(events):
     assert metrics.efficiency in (1.0, None)
     assert metrics.purity in (1.0, None)
     assert metrics.num_true_tracks == metrics.num_predicted_tracks == metrics.num_matched
+    for name in ("hit_efficiency", "hit_purity", "trackml_score"):
+        assert getattr(metrics, name) in (1.0, None)
+    for name in ("fake_rate", "duplicate_rate", "split_rate", "merge_rate"):
+        assert getattr(metrics, name) in (0.0, None)
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,6 +159,40 @@ TRUE = [1] * 4 + [2] * 6
 def test_hand_computed_efficiency_and_purity(predicted, efficiency, purity):
     metrics = evaluate_tracks([(TRUE, predicted)])
     assert (metrics.efficiency, metrics.purity) == (efficiency, purity)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "fake", "duplicate", "split", "merge", "hit_efficiency", "hit_purity", "score"),
+    [
+        pytest.param([1] * 4 + [2] * 4 + [3] * 2, 0, 1 / 3, 1 / 2, 0, 5 / 6, 1, 8 / 10, id="split 4 to 2"),
+        pytest.param([1] * 4 + [2] * 3 + [3] * 3, 0, 1 / 3, 1 / 2, 0, 1, 1, 4 / 10, id="split in halves"),
+        pytest.param([1] * 10, 0, 0, 0, 1, 1, 6 / 10, 6 / 10, id="merged"),
+        pytest.param([-1] * 4 + [2] * 6, 0, 0, 0, 0, 1, 1, 6 / 10, id="dropped"),
+        pytest.param([1, 1, 5, 5] + [5] * 2 + [2] * 4, 1 / 3, 0, 0, 0, 4 / 6, 1, 4 / 10, id="invented of halves"),
+    ],
+)
+def test_hand_computed_faults(predicted, fake, duplicate, split, merge, hit_efficiency, hit_purity, score):
+    metrics = evaluate_tracks([(TRUE, predicted)])
+    rates = metrics.fake_rate, metrics.duplicate_rate, metrics.split_rate, metrics.merge_rate
+    assert rates == pytest.approx((fake, duplicate, split, merge))
+    means = metrics.hit_efficiency, metrics.hit_purity, metrics.trackml_score
+    assert means == pytest.approx((hit_efficiency, hit_purity, score))
+
+
+def test_fragments_of_short_true_tracks_do_not_count():
+    metrics = evaluate_tracks([([1] * 6 + [2] * 3, [1] * 6 + [2] * 1 + [3] * 2)], min_hits=4)
+    assert (metrics.num_predicted_tracks, metrics.purity, metrics.fake_rate) == (1, 1, 0)
+
+
+def test_intervals_hold_the_metric_and_shrink_with_the_number_of_events():
+    event = TRUE, [1] * 4 + [2] * 4 + [3] * 2
+    other = TRUE, [1] * 10
+    few, many = (evaluate_tracks([event, other] * count) for count in (5, 50))
+    for name, (low, high) in few.intervals.items():
+        assert low <= getattr(few, name) <= high
+        narrower_low, narrower_high = many.intervals[name]
+        assert narrower_high - narrower_low < high - low or high == low
+    assert few.intervals["efficiency"] == clopper_pearson(15, 20)
 
 
 def test_equally_long_tracks_merged_do_not_match():

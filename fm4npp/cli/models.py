@@ -231,8 +231,13 @@ def _row(name: str, metrics: dict[str, Any]) -> str:
         "classification": ("accuracy", "macro_precision", "macro_recall", "macro_f1"),
         "pretraining": ("loss",),
     }[metrics["task"]]
-    values = ", ".join(f"{key} {_number(metrics[key])}" for key in keys)
+    values = ", ".join(f"{key} {_number(metrics[key])}{_interval(metrics, key)}" for key in keys)
     return f"{name}: {values} ({metrics['num_events']} events, {metrics['num_hits']} spacepoints)"
+
+
+def _interval(metrics: dict[str, Any], key: str) -> str:
+    interval = metrics.get("intervals", {}).get(key)
+    return f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
 
 
 def _number(value: float | None) -> str:

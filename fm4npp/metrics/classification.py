@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fm4npp.errors import DataError
+from fm4npp.metrics.uncertainty import CONFIDENCE, Interval, bootstrap
 
 Array = NDArray[Any]
 PerClass = tuple[float | None, ...]
@@ -28,6 +29,8 @@ class ClassificationMetrics:
         macro_precision: mean over the classes that are true somewhere.
         macro_recall: likewise.
         macro_f1: likewise.
+        intervals: accuracy or macro mean -> its interval, or None: bootstrap over events.
+        confidence: of the intervals.
         confusion: C rows of C numbers of spacepoints, a row a true class, a column a predicted one.
         num_events: all events.
         num_hits: labelled spacepoints.
@@ -41,6 +44,8 @@ class ClassificationMetrics:
     macro_precision: float | None
     macro_recall: float | None
     macro_f1: float | None
+    intervals: dict[str, Interval | None]
+    confidence: float
     confusion: tuple[tuple[int, ...], ...]
     num_events: int
     num_hits: int
@@ -76,29 +81,6 @@ def confusion_matrix(true: ArrayLike, predicted: ArrayLike, num_classes: int) ->
     return counts
 
 
-def classification_metrics(confusion: Array, num_events: int, num_unlabelled: int) -> ClassificationMetrics:
-    """Metrics from the summed (C, C) confusion matrix of a set of events."""
-    right, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    either = (true + predicted) > 0
-    precision = np.where(either, right / np.maximum(predicted, 1), np.nan)
-    recall = np.where(true > 0, right / np.maximum(true, 1), np.nan)
-    f1 = np.where(either, 2 * right / np.maximum(true + predicted, 1), np.nan)
-    num_hits = int(confusion.sum())
-    return ClassificationMetrics(
-        accuracy=int(right.sum()) / num_hits if num_hits else None,
-        precision=_defined(precision),
-        recall=_defined(recall),
-        f1=_defined(f1),
-        macro_precision=float(precision[true > 0].mean()) if num_hits else None,
-        macro_recall=float(recall[true > 0].mean()) if num_hits else None,
-        macro_f1=float(f1[true > 0].mean()) if num_hits else None,
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
-        num_events=num_events,
-        num_hits=num_hits,
-        num_unlabelled=num_unlabelled,
-    )
-
-
 def evaluate_classes(events: Iterable[tuple[ArrayLike, ArrayLike]], num_classes: int) -> ClassificationMetrics:
     """Classification metrics of a set of events, read once and one by one.
 
@@ -109,15 +91,60 @@ def evaluate_classes(events: Iterable[tuple[ArrayLike, ArrayLike]], num_classes:
     Raises:
         DataError: if an event's lengths differ or a class is out of range.
     """
-    confusion, num_events, num_all = np.zeros((num_classes, num_classes), dtype=np.int64), 0, 0
+    each: list[Array] = []
+    num_all = 0
     for index, (true, predicted) in enumerate(events):
         try:
-            confusion += confusion_matrix(true, predicted, num_classes)
+            each.append(confusion_matrix(true, predicted, num_classes))
         except DataError as error:
             raise error.at(event=index) from None
-        num_events += 1
         num_all += len(np.asarray(true))
-    return classification_metrics(confusion, num_events, num_all - int(confusion.sum()))
+    stacked = np.array(each, dtype=np.int64).reshape(-1, num_classes, num_classes)
+    confusion = stacked.sum(axis=0)
+    num_hits = int(confusion.sum())
+    intervals = bootstrap(
+        stacked.reshape(len(stacked), num_classes**2),
+        lambda sums: _means(sums.reshape(*sums.shape[:-1], num_classes, num_classes)),
+    )
+    metrics: dict[str, Any] = dict(zip(MEANS, _defined(_means(confusion)), strict=True))
+    metrics |= {name: _defined(values) for name, values in _of_classes(confusion).items()}
+    return ClassificationMetrics(
+        **metrics,
+        intervals=dict(zip(MEANS, intervals, strict=True)),
+        confidence=CONFIDENCE,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        num_events=len(each),
+        num_hits=num_hits,
+        num_unlabelled=num_all - num_hits,
+    )
+
+
+MEANS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
+"""What `_means` computes."""
+
+
+def _of_classes(confusion: Array) -> dict[str, Array]:
+    """(..., C, C) confusion to (..., C) of each, NaN where it is not defined."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    either = (true + predicted) > 0
+    return {
+        "precision": np.where(either, right / np.maximum(predicted, 1), np.nan),
+        "recall": np.where(true > 0, right / np.maximum(true, 1), np.nan),
+        "f1": np.where(either, 2 * right / np.maximum(true + predicted, 1), np.nan),
+    }
+
+
+def _means(confusion: Array) -> Array:
+    """(..., C, C) confusion to (..., 4) `MEANS`; the mean is over the classes that are true somewhere."""
+    right, true = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1)
+    present, num_hits = true > 0, true.sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        macro = [
+            np.where(present, values, 0.0).sum(axis=-1) / present.sum(axis=-1)
+            for values in _of_classes(confusion).values()
+        ]
+        return np.stack([right.sum(axis=-1) / num_hits, *macro], axis=-1)
 
 
 def _defined(values: Array) -> PerClass:
