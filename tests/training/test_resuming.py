@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from fm4npp import detectors
 from fm4npp.data import write_events
@@ -25,6 +27,7 @@ from fm4npp.training import adapt, pretrain
 from fm4npp.training.guards import Interrupted, locked
 from fm4npp.training.randomness import random_state, restore_random_state
 from fm4npp.training.resuming import differences
+from tests import crashes
 from tests.training.runs import adapt_config, assert_same_run, losses, metrics, pretrain_config, saved
 
 LENGTH = {"steps": 60, "validate_every": 20, "save_every": 7, "warmup_steps": 5}
@@ -202,6 +205,23 @@ def command(config, folder, *more, processes=1):
     return [*launch, *run] if processes > 1 else run
 
 
+def on_two_processes(function):
+    """Run a function on processes that train together; they have nothing to import, as those of a launcher have."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def process(rank):
+        os.environ |= {**together, "RANK": rank, "LOCAL_RANK": rank}
+        AcceleratorState._reset_state(reset_partial_state=True)
+        torch.set_num_threads(1)
+        function()
+
+    children = [crashes.start(lambda rank=rank: process(rank)) for rank in "01"]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+
+
 ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
@@ -214,7 +234,7 @@ def finish(arguments):
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed_are_the_same_run(events_files, tmp_path):
     config = pretrain_config(events_files, events_per_step=5, **{**LENGTH, "steps": 30})
-    finish(command(config, tmp_path / "straight", processes=2))
+    on_two_processes(lambda: pretrain(config, tmp_path / "straight"))
     arguments = command(config, tmp_path / "killed", processes=2)
     process = subprocess.Popen(arguments, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL)
     folder = tmp_path / "killed"
@@ -226,7 +246,7 @@ def test_two_processes_killed_and_resumed_are_the_same_run(events_files, tmp_pat
         os.kill(number, signal.SIGKILL)
     process.wait()
     assert saved(folder).step < 30
-    finish(command(config, folder, "--resume", processes=2))
+    on_two_processes(lambda: pretrain(config, folder, resume=True))
     assert_same_run(tmp_path / "straight", folder)
     # One process that accumulates computes the same up to the order of sums.
     with warnings.catch_warnings():
