@@ -46,7 +46,7 @@ class EventBatch(dict[str, Any]):
         offsets: (B + 1,) int64, where each event starts; `offsets[-1]` is T.
         order: (T,) int64, each token's index among its event's spacepoints in the file.
         targets: name -> (T, ...), the objective's targets; empty when none were asked for.
-        labels: name -> (T,), truth that every event of the batch has.
+        labels: name -> (T,), truth that every event of the batch has; (B,) where the name begins with `event.`.
         hidden: only where hidden states were stored: `embedding`, `blocks`, `last`, see `HiddenStates.of_stored`.
     """
 
@@ -82,7 +82,7 @@ class EventBatch(dict[str, Any]):
 
     @property
     def labels(self) -> dict[str, Tensor]:
-        """Name -> (T,)."""
+        """Name -> (T,), or (B,) where the name begins with `event.`."""
         return self["labels"]  # type: ignore[no-any-return]
 
     @property

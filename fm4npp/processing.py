@@ -23,6 +23,7 @@ from fm4npp.event import Event
 from fm4npp.files import write_json
 from fm4npp.geometry import Geometry
 from fm4npp.original import is_alias, released_config
+from fm4npp.truth import as_label, is_of_event, truth
 
 Array = NDArray[Any]
 
@@ -40,7 +41,7 @@ class PreparedEvent:
         detector_ids: (N,) int64.
         order: (N,) int64, index of each token among the event's spacepoints.
         targets: name -> (N, ...).
-        labels: name -> (N,) int64.
+        labels: name -> (N,), or (1,) where the name begins with `event.`; int64, quantities float32.
         hidden: name -> (N, ...) float32, the frozen model's hidden states, if they were computed before.
     """
 
@@ -204,6 +205,7 @@ class FM4NPPProcessor:
         event: Event,
         *,
         targets: bool = True,
+        labels: Iterable[str] | None = None,
         order: Array | None = None,
         indices: Array | None = None,
         hidden: Mapping[str, Array] | None = None,
@@ -213,6 +215,7 @@ class FM4NPPProcessor:
         Args:
             event: of one of the configured detectors.
             targets: whether to compute the objective's targets.
+            labels: the kinds of truth to take along, see `fm4npp.truth.truth`; by default the spacepoints' own labels.
             order: (N,) of `indices`, if it was computed before.
             indices: (N, m) of `indices`, if they were computed before.
             hidden: name -> (N, ...), the model's hidden states in that order, if they were computed before.
@@ -220,7 +223,7 @@ class FM4NPPProcessor:
         Raises:
             NotFittedError: if the serializer or the objective needs a fit.
             DataError: if the event is of another detector, or lies on the beam axis, where eta is infinite, or the
-                hidden states are of another event.
+                hidden states are of another event, or it lacks a label.
         """
         detector = self._detector(event)
         geometry = self._geometries[detector.name]
@@ -235,7 +238,7 @@ class FM4NPPProcessor:
             detector_ids=self._detector_ids(event),
             order=order,
             targets=self._targets(event, coordinates, geometry, indices) if targets else {},
-            labels={name: values.astype(np.int64) for name, values in event.labels.items()},
+            labels={name: as_label(truth(event, name)) for name in (event.labels if labels is None else labels)},
             hidden=hidden or {},
         )
 
@@ -294,14 +297,18 @@ class FM4NPPProcessor:
         """Predictions of a batch to one array an event, in the order of the file's spacepoints.
 
         Args:
-            values: (T, ...) in the order of the batch, or a mapping of such.
+            values: (T, ...) in the order of the batch, or a mapping of such; (B, ...) where a name begins with
+                `event.`.
             batch: the batch they were predicted for.
 
         Returns:
-            For every event its (N, ...) array, or a mapping name -> array.
+            For every event its (N, ...) array, or a mapping name -> array; (1, ...) of what an event has one of.
         """
         if isinstance(values, Mapping):
-            restored = {name: self.restore(item, batch) for name, item in values.items()}
+            restored = {
+                name: list(item.detach().cpu().numpy()[:, None]) if is_of_event(name) else self.restore(item, batch)
+                for name, item in values.items()
+            }
             return [{name: restored[name][i] for name in values} for i in range(batch.num_events)]
         array = values.detach().cpu().numpy()
         order, offsets = batch.order.cpu().numpy(), batch.offsets.cpu().numpy()

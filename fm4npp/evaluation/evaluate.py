@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.errors import DataError
 from fm4npp.evaluation.predict import predict_events
 from fm4npp.event import Event
 from fm4npp.metrics import evaluate_classes, evaluate_tracks
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
+from fm4npp.truth import truth
 
 Report = dict[str, Any]
 
@@ -45,37 +46,32 @@ def evaluate(
     """
     if not model.heads:
         return {"objective": objective_loss(model, processor, events, tokens_per_batch=tokens_per_batch)}
-    pairs: dict[str, list[tuple[Any, Any]]] = {name: [] for name in model.heads}
+    pairs: dict[tuple[str, str], list[tuple[Any, Any]]] = {
+        (name, prediction): [] for name in model.heads for prediction in _labels(model, name)
+    }
     count = 0
     for event, predictions in predict_events(model, processor, events, tokens_per_batch=tokens_per_batch):
         for name, found in predictions.items():
-            prediction, label = _judged(model, name)
-            if label not in event.labels:
-                raise DataError(
-                    f"has no label {label!r}, which the head {name!r} is judged by",
-                    file=event.source or None,
-                    event=event.event_id,
-                    remedy="evaluate on labelled events",
-                )
-            pairs[name].append((event.labels[label], found[prediction]))
+            for prediction, label in _labels(model, name).items():
+                pairs[name, prediction].append((truth(event, label), found[prediction]))
         count += 1
         progress(count)
     if not count:
         raise DataError("no events to evaluate")
-    return {name: _metrics(model, name, found, min_hits) for name, found in pairs.items()}
+    return {
+        name if len(_labels(model, name)) == 1 else f"{name}/{prediction}": _metrics(model, name, found, min_hits)
+        for (name, prediction), found in pairs.items()
+    }
 
 
-def _judged(model: FM4NPPModel, name: str) -> tuple[str, str]:
-    labels: dict[str, str] = dict(model.heads[name].labels)  # type: ignore[arg-type]
-    if len(labels) != 1:
-        raise ConfigurationError(f"the head {name!r} predicts {', '.join(labels)}: no metric for that")
-    return next(iter(labels.items()))
+def _labels(model: FM4NPPModel, name: str) -> dict[str, str]:
+    return dict(model.heads[name].labels)  # type: ignore[arg-type]
 
 
 def _metrics(model: FM4NPPModel, name: str, pairs: list[tuple[Any, Any]], min_hits: int) -> Report:
     head = model.heads[name]
-    if _judged(model, name)[0] == "track_id":
-        return {"task": "track finding", **dataclasses.asdict(evaluate_tracks(pairs, min_hits))}
+    if head.task == "track finding":
+        return {"task": head.task, **dataclasses.asdict(evaluate_tracks(pairs, min_hits))}
     classes = int(head.config.num_classes)  # type: ignore[union-attr, arg-type]
     return {"task": "classification", **dataclasses.asdict(evaluate_classes(pairs, classes))}
 

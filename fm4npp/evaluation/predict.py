@@ -21,9 +21,10 @@ from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.readers.events_schema import left_out
 from fm4npp.readers.root_output import RootTreeWriter
+from fm4npp.truth import is_of_event
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
-"""Of one event: head -> prediction -> (N, ...), in the order of the file's spacepoints."""
+"""Of one event: head -> prediction -> (N, ...), in the order of the file's spacepoints; (1, ...) of the whole event."""
 
 
 def predict_events(
@@ -50,16 +51,17 @@ def predict_events(
             yield event, {name: values[index] for name, values in restored.items()}
 
 
-def flat(predictions: Predictions) -> dict[str, NDArray[Any]]:
-    """Head and prediction names joined: `tracks_track_id` -> (N,); columns of (N, C) are numbered, `..._0`, `..._1`."""
-    columns: dict[str, NDArray[Any]] = {}
+def flat(predictions: Predictions) -> dict[str, Any]:
+    """Head and prediction names joined: `tracks_track_id` -> (N,); columns of (N, C) are numbered, `..._0`, `..._1`.
+
+    What an event has one of is a number.
+    """
+    columns: dict[str, Any] = {}
     for head, values in predictions.items():
         for name, array in values.items():
-            column = f"{head}_{name}".replace("-", "_")
-            if array.ndim == 1:
-                columns[column] = array
-            else:
-                columns |= {f"{column}_{i}": array[:, i] for i in range(array.shape[1])}
+            column = f"{head}_{name}".replace("-", "_").replace(".", "_")
+            parts = {column: array} if array.ndim == 1 else {f"{column}_{i}": row for i, row in enumerate(array.T)}
+            columns |= {part: row[0].item() for part, row in parts.items()} if is_of_event(name) else parts
     return columns
 
 

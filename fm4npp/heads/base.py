@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from fm4npp.batch import EventBatch, HiddenStates
+from fm4npp.event import Event
 
+Task = Literal["track finding", "classification", "regression"]
+"""What a prediction is judged as: tracks by their spacepoints, classes, or numbers."""
 Input = Literal["blocks", "embedding", "coordinates"]
 
 
@@ -27,6 +30,14 @@ class HeadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     inputs: Annotated[tuple[Input, ...], Field(min_length=1)] = ("blocks",)
+
+    def fit(self, events: Iterable[Event]) -> Self:
+        """The same configuration with what is to be taken from the training events: sizes, weights, scales.
+
+        Args:
+            events: labelled, read only if something is to be taken from them.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,13 @@ class Head(nn.Module, ABC):
 
     registered_name: ClassVar[str] = ""
     Config: ClassVar[type[HeadConfig]] = HeadConfig
+    task: ClassVar[Task] = "classification"
     config: Any
     labels: Mapping[str, str]
-    """Prediction -> the label of `EventBatch.labels` that it is trained and judged by; set by the constructor."""
+    """Prediction -> the label of `EventBatch.labels` that it is trained and judged by; set by the constructor.
+
+    A name that begins with `event.` is of something that an event has one of, see `fm4npp.truth`. A classification
+    `a` comes with the prediction `a_probability`, of every class."""
 
     @abstractmethod
     def forward(self, hidden: HiddenStates, batch: EventBatch) -> dict[str, Tensor]:
@@ -117,4 +132,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
-        """Raw outputs to name -> (T, ...), one row a spacepoint in the order of the batch."""
+        """Raw outputs to name -> (T, ...), one row a spacepoint in the order of the batch.
+
+        A name that begins with `event.` is one of (B, ...), one row an event.
+        """

@@ -90,6 +90,7 @@ class TrackFinder(Head):
     """
 
     registered_name = "track-finding"
+    task = "track finding"
     Config = TrackFinderConfig
     config: TrackFinderConfig
 

@@ -16,6 +16,7 @@ from fm4npp.batch import EventBatch, HiddenStates, event_index
 from fm4npp.event import LABEL_DTYPES
 from fm4npp.heads.base import Head, HeadConfig, HeadContext
 from fm4npp.registry import explain
+from fm4npp.truth import PARTICLE, is_of_event
 
 CONTEXT = HeadContext(width=16, num_blocks=3, num_features=2)
 """Of the backbone that the checks pretend to have."""
@@ -37,7 +38,7 @@ def make_sample(sizes: Iterable[int], labels: Iterable[str], context: HeadContex
     Args:
         sizes: spacepoints of every event.
         labels: names to make labels for: 0 or 1 for every spacepoint, and -1, unknown, for a few where the label is
-            not boolean.
+            not boolean; numbers of particles, some not known; for a name that begins with `event.` one an event.
         context: sizes of the model.
         seed: of the random numbers.
     """
@@ -49,6 +50,10 @@ def make_sample(sizes: Iterable[int], labels: Iterable[str], context: HeadContex
         return torch.randn(*shape, generator=random)
 
     def label(name: str) -> Tensor:
+        if name.startswith(PARTICLE):
+            return values(total).masked_fill(torch.rand(total, generator=random) < 0.1, torch.nan)
+        if is_of_event(name):
+            return torch.randint(0, 2, (len(offsets) - 1,), generator=random).float()
         if LABEL_DTYPES.get(name) is np.bool_:
             return torch.randint(0, 2, (total,), generator=random).bool()
         return torch.randint(-1, 6, (total,), generator=random).clamp(max=1)
@@ -70,18 +75,22 @@ def make_sample(sizes: Iterable[int], labels: Iterable[str], context: HeadContex
     return Sample(hidden, batch)
 
 
-def select(sample: Sample, index: Tensor, offsets: Tensor) -> Sample:
-    """The spacepoints at `index` (M,), as events that start at `offsets` (B + 1,)."""
+def select(sample: Sample, index: Tensor, offsets: Tensor, events: slice = slice(None)) -> Sample:
+    """The spacepoints at `index` (M,), of some of the events, which start at `offsets` (B + 1,)."""
     hidden, batch = sample
     per_hit = ("coordinates", "features", "detector_ids", "order")
     selected = EventBatch(
         {name: batch[name][index] for name in per_hit},
         offsets=offsets,
         targets={},
-        labels={name: values[index] for name, values in batch.labels.items()},
+        labels={name: values[_rows(name, index, events)] for name, values in batch.labels.items()},
     )
     blocks = tuple(block[index] for block in hidden.blocks)
     return Sample(HiddenStates(hidden.embedding[index], blocks, hidden.last[index]), selected)
+
+
+def _rows(name: str, index: Any, events: slice) -> Any:
+    return events if is_of_event(name) else index
 
 
 def check_head(cls: type[Head], **fields: Any) -> None:
@@ -151,11 +160,13 @@ def _check_predictions(head: Head, sample: Sample) -> None:
     for name in head.labels:
         _require(name in predictions, type(head), f"labels names the prediction {name!r}, but predict does not make it")
     for name, values in predictions.items():
+        batch = sample.batch
+        rows, what = (batch.num_events, "events") if is_of_event(name) else (batch.num_tokens, "spacepoints")
         _require(
-            values.shape[:1] == (sample.batch.num_tokens,),
+            values.shape[:1] == (rows,),
             type(head),
             f"the prediction {name!r} has shape {tuple(values.shape)}; return one row for each of the "
-            f"{sample.batch.num_tokens} spacepoints, in the order of the batch",
+            f"{rows} {what}, in the order of the batch",
         )
         finite = not values.is_floating_point() or bool(values.isfinite().all())
         _require(finite, type(head), f"the prediction {name!r} is not finite everywhere for {_events(sample)}")
@@ -171,9 +182,10 @@ def _require_equal(head: Head, actual: Mapping[str, Tensor], expected: Mapping[s
 def _check_events_alone(head: Head, sample: Sample) -> None:
     together, offsets = _predict(head, sample), sample.batch.offsets.tolist()
     parts = []
-    for start, stop in itertools.pairwise(offsets):
-        alone = select(sample, torch.arange(start, stop), torch.tensor([0, stop - start]))
-        expected = {name: values[start:stop] for name, values in together.items()}
+    for number, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        event = slice(number, number + 1)
+        alone = select(sample, torch.arange(start, stop), torch.tensor([0, stop - start]), event)
+        expected = {name: values[_rows(name, slice(start, stop), event)] for name, values in together.items()}
         message = (
             f"an event of {stop - start} spacepoints is predicted otherwise alone than in a batch; neither padding nor "
             "another event's spacepoints may be seen: attend with the mask that fm4npp.batch.pad returns"
@@ -194,7 +206,7 @@ def _check_permutation(head: Head, sample: Sample) -> None:
     index = torch.cat(
         [start + torch.randperm(stop - start, generator=random) for start, stop in itertools.pairwise(offsets.tolist())]
     )
-    expected = {name: values[index] for name, values in _predict(head, sample).items()}
+    expected = {name: values[_rows(name, index, slice(None))] for name, values in _predict(head, sample).items()}
     message = "predictions depend on the order of an event's spacepoints; the order belongs to the serializer alone"
     _require_equal(head, _predict(head, select(sample, index, offsets)), expected, message)
 

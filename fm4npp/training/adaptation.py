@@ -10,6 +10,8 @@ from typing import Any
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from fm4npp import heads
+from fm4npp.configuration import typed
 from fm4npp.data import EventDataset
 from fm4npp.data.features import FeatureStore
 from fm4npp.modeling import FM4NPPModel
@@ -59,11 +61,10 @@ def adapt(
         model = FM4NPPModel.from_pretrained(model_folder, device=group.device, backend=config.training.backend)
         base = model.backbone_identity()["sha256"]
         set_seed(config.training.seed)
-        labels = frozenset(model.add_head(config.name, config.head).labels.values())
         sources = Sources(config.data)
         for name in sources.detectors:
             model.config.detector(name)
-        check_labels(sources, labels)
+        labels = _add_head(model, config, sources)
         _choose_trained(model, config)
         if config.tuning == "full":
             _freeze_unread(model, sources)
@@ -92,6 +93,15 @@ class _Export:
         else:
             trained = {**record, "backend": about["backend"], "run": about["config"]}
             self.model.save_head(self.config.name, self.folder, training=trained)
+
+
+def _add_head(model: FM4NPPModel, config: AdaptConfig, sources: Sources) -> frozenset[str]:
+    """Attach the head, with what it takes from the training events; the labels it is trained with."""
+    name, settings = typed(heads.registry, config.head)
+    fitted = settings.fit(sources.fit_events())
+    labels = frozenset(model.add_head(config.name, {"type": name, **fitted.model_dump(mode="json")}).labels.values())
+    check_labels(sources, labels)
+    return labels
 
 
 def _features(model: FM4NPPModel, config: AdaptConfig, sources: Sources) -> Mapping[EventDataset, FeatureStore]:

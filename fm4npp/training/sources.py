@@ -23,6 +23,7 @@ from fm4npp.readers.events_parquet import files, read_metadata
 from fm4npp.training.batches import Batches, IndexedBatches, Stored, StreamedBatches
 from fm4npp.training.config import DataConfig, TrainingConfig
 from fm4npp.training.inputs import data_identity
+from fm4npp.truth import missing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Preparing:
     Attributes:
         processor: fitted.
         targets: whether the objective's are wanted.
-        labels: that every event must have.
+        labels: the kinds of truth that are wanted, see `fm4npp.truth.truth`; every event must have them.
     """
 
     processor: FM4NPPProcessor
@@ -45,9 +46,7 @@ class Preparing:
         Raises:
             DataError: if the event cannot be prepared, or lacks a label.
         """
-        if missing := sorted(self.labels - set(event.labels)):
-            raise DataError(f"has no label {missing[0]!r}", remedy="convert the file together with its labels")
-        return self.processor.prepare(event, targets=self.targets, **stored)
+        return self.processor.prepare(event, targets=self.targets, labels=sorted(self.labels), **stored)
 
 
 class Sources:
@@ -160,7 +159,8 @@ def check_labels(sources: Sources, labels: Collection[str]) -> None:
         DataError: naming the file.
     """
     for path in (path for paths in sources.paths.values() for path in paths):
-        missing = sorted(set(labels) - set(read_metadata(path)["labels"]))
-        if missing:
+        metadata = read_metadata(path)
+        lacking = missing(labels, *(metadata[kind] for kind in ("labels", "particles", "scalars")))
+        if lacking:
             remedy = "convert the file together with its labels"
-            raise DataError(f"no label {', '.join(missing)}, which the head is trained with", file=path, remedy=remedy)
+            raise DataError(f"no label {', '.join(lacking)}, which the head is trained with", file=path, remedy=remedy)
