@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fm4npp.errors import ConfigurationError, FM4NPPError
-from fm4npp.files import atomic_path
 from fm4npp.plotting.colours import PALETTE
-from fm4npp.plotting.display import _INK, _METADATA, _STYLE
+from fm4npp.plotting.style import INK, draw, new_figure
 
 Record = Mapping[str, Any]
 TITLES = {"standard": "standard parameterization", "mup": "maximal update (μP)"}
@@ -35,18 +33,13 @@ def draw_coordinates(records: Sequence[Record], output: str | Path, *, factor: f
         FM4NPPError: if matplotlib is not installed or the file cannot be written.
         ConfigurationError: if the format is unknown.
     """
-    output = Path(output)
-    suffix = output.suffix.lower()
-    if suffix not in _METADATA:
-        raise ConfigurationError(f"{output}: no picture format {suffix!r}; choose {', '.join(_METADATA)}")
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context(), atomic_path(output) as temporary:
-        matplotlib.rcdefaults()  # whatever the user has set, the picture looks the same
-        matplotlib.rcParams.update(_STYLE)
-        figure = _figure(matplotlib, records, factor)
-        figure.supxlabel(note, fontsize=8, color="#606060")
-        figure.savefig(temporary, metadata=_METADATA[suffix], format=suffix[1:])
-    return output
+
+    def figure(matplotlib: Any) -> Any:
+        drawn = _figure(matplotlib, records, factor)
+        drawn.supxlabel(note, fontsize=8, color="#606060")
+        return drawn
+
+    return draw(output, figure)
 
 
 def relative_to_narrowest(records: Sequence[Record], key: str) -> dict[tuple[str, int], list[tuple[int, float]]]:
@@ -66,35 +59,22 @@ def relative_to_narrowest(records: Sequence[Record], key: str) -> dict[tuple[str
     return found
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-    except ImportError as error:
-        raise FM4NPPError(
-            f"the picture needs matplotlib, which cannot be imported ({error}); pip install fm4npp[plot]"
-        ) from error
-    return matplotlib
-
-
 def _figure(matplotlib: Any, records: Sequence[Record], factor: float) -> Any:
     names = list(dict.fromkeys(record["parameterization"] for record in records))
     layers = list(dict.fromkeys(record["layer"] for record in records))
     colours = dict(zip(layers, PALETTE, strict=False))
-    figure = matplotlib.figure.Figure(figsize=(4.4 * len(names) + 2.2, 7.6), dpi=150, layout="constrained")
-    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure = new_figure(matplotlib, 4.4 * len(names) + 2.2, 7.6)
     axes = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row")
     for row, (key, label) in zip(axes, QUANTITIES.items(), strict=True):
         for ax, name in zip(row, names, strict=True):
             own = [record for record in records if record["parameterization"] == name]
             _lines(ax, relative_to_narrowest(own, key), colours)
             _frame(ax, sorted({record["width"] for record in own}), factor)
-        row[0].set_ylabel(f"{label},\nrelative to the smallest width", color=_INK)
+        row[0].set_ylabel(f"{label},\nrelative to the smallest width", color=INK)
     for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title(TITLES.get(name, name), color=_INK, loc="left")
+        ax.set_title(TITLES.get(name, name), color=INK, loc="left")
     for ax in axes[-1]:
-        ax.set_xlabel("width", color=_INK)
+        ax.set_xlabel("width", color=INK)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     return figure

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fm4npp.errors import ConfigurationError, DataError, FM4NPPError
-from fm4npp.files import atomic_path
+from fm4npp.errors import DataError
 from fm4npp.plotting.colours import PALETTE
-from fm4npp.plotting.display import _INK, _METADATA, _STYLE
+from fm4npp.plotting.style import INK, draw, new_figure
 
 Array = NDArray[Any]
 Points = Sequence[tuple[int, float]]
@@ -63,19 +62,10 @@ def draw_curves(curves: Sequence[Curve], output: str | Path) -> Path:
         ConfigurationError: if the format is unknown.
         DataError: if no run has a loss.
     """
-    output = Path(output)
-    suffix = output.suffix.lower()
-    if suffix not in _METADATA:
-        raise ConfigurationError(f"{output}: no picture format {suffix!r}; choose {', '.join(_METADATA)}")
     drawn = [curve for curve in curves if curve.training or curve.validation]
     if not drawn:
         raise DataError("no run has logged a loss yet, so there is nothing to draw", file=output)
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context(), atomic_path(output) as temporary:
-        matplotlib.rcdefaults()  # whatever the user has set, the picture looks the same
-        matplotlib.rcParams.update(_STYLE)
-        _figure(matplotlib, drawn).savefig(temporary, metadata=_METADATA[suffix], format=suffix[1:])
-    return output
+    return draw(output, lambda matplotlib: _figure(matplotlib, drawn))
 
 
 def running_mean(values: Array, window: int) -> Array:
@@ -110,24 +100,9 @@ def is_logarithmic(curves: Sequence[Curve]) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() > LOGARITHMIC * values.min())
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-        import matplotlib.lines
-        import matplotlib.ticker
-    except ImportError as error:
-        raise FM4NPPError(
-            f"the picture needs matplotlib, which cannot be imported ({error}); pip install fm4npp[plot]"
-        ) from error
-    return matplotlib
-
-
 def _figure(matplotlib: Any, curves: Sequence[Curve]) -> Any:
     kinds = list(dict.fromkeys(curve.loss for curve in curves))
-    figure = matplotlib.figure.Figure(figsize=(5.6 * len(kinds) + 2.2, 6.2), dpi=150, layout="constrained")
-    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure = new_figure(matplotlib, 5.6 * len(kinds) + 2.2, 6.2)
     axes = figure.subplots(2, len(kinds), squeeze=False, sharex="col", height_ratios=(3.2, 1))
     styles = [
         {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
@@ -157,10 +132,10 @@ def _draw(losses: Any, rates: Any, curve: Curve, style: dict[str, Any]) -> None:
 
 
 def _frame(matplotlib: Any, losses: Any, rates: Any, kind: str, logarithmic: bool) -> None:
-    losses.set_title(kind, color=_INK, loc="left")
-    losses.set_ylabel("loss", color=_INK)
-    rates.set_ylabel("learning rate", color=_INK)
-    rates.set_xlabel("step", color=_INK)
+    losses.set_title(kind, color=INK, loc="left")
+    losses.set_ylabel("loss", color=INK)
+    rates.set_ylabel("learning rate", color=INK)
+    rates.set_xlabel("step", color=INK)
     rates.set_ylim(bottom=0)
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     if logarithmic:

@@ -8,28 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fm4npp.errors import ConfigurationError, FM4NPPError
 from fm4npp.event import Event
-from fm4npp.files import atomic_path
 from fm4npp.geometry import Geometry
 from fm4npp.plotting.colours import GREY
 from fm4npp.plotting.panels import Panel, View, panels_of, views_of
+from fm4npp.plotting.style import INK, draw, new_figure
 
 Array = NDArray[Any]
 
-# Without these the file would hold the time at which it was written.
-_METADATA: dict[str, dict[str, Any]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-_STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.edgecolor": "#606060",
-    "axes.linewidth": 0.7,
-    "xtick.direction": "in",
-    "ytick.direction": "in",
-    "svg.hashsalt": "fm4npp",
-    "svg.fonttype": "none",  # text stays text
-}
-_INK = "#202020"
 _PANEL = 4.8  # inches: the height of a panel in one row, its width in two columns
 
 
@@ -62,32 +48,14 @@ def draw_event(
         ConfigurationError: if the format is unknown.
         DataError: if the predictions do not fit the event.
     """
-    output = Path(output)
-    suffix = output.suffix.lower()
-    if suffix not in _METADATA:
-        raise ConfigurationError(f"{output}: no picture format {suffix!r}; choose {', '.join(_METADATA)}")
-    matplotlib = _matplotlib()
     panels, views = panels_of(event, predictions), views_of(event, geometry)
-    with matplotlib.rc_context(), atomic_path(output) as temporary:
-        matplotlib.rcdefaults()  # whatever the user has set, a display looks the same
-        matplotlib.rcParams.update(_STYLE)
-        figure = _figure(matplotlib, event, panels, views)
-        figure.suptitle(title or f"{event.detector or 'event display'}, event {event.event_id}", size=13, color=_INK)
-        figure.savefig(temporary, metadata=_METADATA[suffix], format=suffix[1:])
-    return output
 
+    def figure(matplotlib: Any) -> Any:
+        drawn = _figure(matplotlib, event, panels, views)
+        drawn.suptitle(title or f"{event.detector or 'event display'}, event {event.event_id}", size=13, color=INK)
+        return drawn
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-        import matplotlib.lines
-    except ImportError as error:
-        raise FM4NPPError(
-            f"event displays need matplotlib, which cannot be imported ({error}); pip install fm4npp[plot]"
-        ) from error
-    return matplotlib
+    return draw(output, figure)
 
 
 def _figure(matplotlib: Any, event: Event, panels: list[Panel], views: tuple[View, View]) -> Any:
@@ -99,14 +67,13 @@ def _figure(matplotlib: Any, event: Event, panels: list[Panel], views: tuple[Vie
         inches, ratios = (2 * _PANEL + 1.4, sum(heights) * _PANEL + 1.6), {"height_ratios": heights}
     else:
         inches, ratios = (sum(aspects) * _PANEL + 1.4, _PANEL + 1.2), {"width_ratios": aspects}
-    figure = matplotlib.figure.Figure(figsize=inches, dpi=150, layout="constrained")
-    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure = new_figure(matplotlib, *inches)
     axes = figure.subplots(len(panels), 2, squeeze=False, **ratios)
     for row, panel in zip(axes.T if columns else axes, panels, strict=True):
         for ax, view in zip(row, views, strict=True):
             _frame(ax, view, empty=not len(event))
             _scatter(ax, event, panel, view)
-        row[0].set_title(panel.heading, color=_INK, loc="left")
+        row[0].set_title(panel.heading, color=INK, loc="left")
     figure.supxlabel(event.source, fontsize=7, color="#909090", x=0.995, ha="right")
     if handles := _legend(matplotlib, event, panels):
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -117,8 +84,8 @@ def _frame(axes: Any, view: View, empty: bool) -> None:
     """Axes and layers of one projection."""
     axes.set_aspect("equal")
     axes.set(xlim=view.limits[0], ylim=view.limits[1])
-    axes.set_xlabel(view.labels[0], color=_INK)
-    axes.set_ylabel(view.labels[1], color=_INK)
+    axes.set_xlabel(view.labels[0], color=INK)
+    axes.set_ylabel(view.labels[1], color=INK)
     style = {"color": "#c8c8c8", "linewidth": 0.35, "zorder": 1}
     angle = np.linspace(-np.pi, np.pi, 361)
     for radius in view.layers:
@@ -149,7 +116,7 @@ def _legend(matplotlib: Any, event: Event, panels: list[Panel]) -> list[Any]:
     """A handle for every kind of spacepoint that occurs."""
 
     def mark(label: str, **style: Any) -> Any:
-        look = {"linestyle": "none", "marker": "o", "color": _INK, "markersize": 5, **style}
+        look = {"linestyle": "none", "marker": "o", "color": INK, "markersize": 5, **style}
         return matplotlib.lines.Line2D([], [], label=label, **look)
 
     colours = np.concatenate([panel.colours for panel in panels])
