@@ -26,13 +26,13 @@ class ClassificationMetrics:
             for one that is neither.
         recall: of every class, right / true; None for a class that is true nowhere.
         f1: of every class, 2 right / (predicted + true); None for a class that is neither.
-        macro_precision: mean over the classes that are true somewhere.
-        macro_recall: likewise.
-        macro_f1: likewise.
+        macro_precision: mean of the precision over the classes that are true somewhere.
+        macro_recall: mean of the recall over the classes that are true somewhere.
+        macro_f1: mean of F1 over the classes that are true somewhere.
         intervals: accuracy or macro mean -> its interval, or None: bootstrap over events.
-        confidence: of the intervals.
+        confidence: confidence level of the intervals.
         confusion: C rows of C numbers of spacepoints, a row a true class, a column a predicted one.
-        num_events: all events.
+        num_events: all events, empty ones too.
         num_hits: labelled spacepoints.
         num_unlabelled: spacepoints left out because their true class is below 0.
     """

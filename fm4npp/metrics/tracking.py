@@ -1,93 +1,52 @@
 """How good found tracks are: adjusted Rand index, efficiency, purity, and what is wrong with the others.
 
-Everywhere, a track id below 0 means that a spacepoint is unassigned: it is in no track. The Rand index compares
-partitions of all spacepoints, so there the unassigned ones of an event form one cluster, in truth and in prediction.
+Everywhere, a track id below 0 means that a spacepoint is unassigned: it is in no track.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fm4npp.errors import DataError
+from fm4npp.metrics.binning import (
+    EDGES,
+    MULTIPLICITY,
+    EfficiencyBin,
+    PurityBin,
+    checked_edges,
+    count_tracks,
+    efficiency_bin,
+    efficiency_bins,
+    places,
+    purity_bins,
+)
+from fm4npp.metrics.contingency import Contingency, PairCounts, adjusted_rand_index, contingency, pair_counts
+from fm4npp.metrics.counting import NO_TRACKS, Matching, TrackCounts, match_tracks, track_counts
+from fm4npp.metrics.selection import EVERY_TRACK, MOMENTUM, TrackSelection, quantities_of, selected
 from fm4npp.metrics.uncertainty import CONFIDENCE, Interval, bootstrap, clopper_pearson
 
 Array = NDArray[Any]
 
 
-class Contingency(NamedTuple):
-    """How the spacepoints of one event are shared between true and found clusters.
+class TracksOfEvent(NamedTuple):
+    """What is known and found of the tracks of one event; a plain tuple of the first two, or more, will do.
 
     Attributes:
-        true_ids: (R,) int64, ids of the true clusters, -1 for the unassigned spacepoints.
-        predicted_ids: (C,) int64, ids of the found clusters, likewise.
-        true_sizes: (R,) int64, spacepoints of each.
-        predicted_sizes: (C,) int64.
-        row: (K,) int64, true cluster of each pair of clusters that share spacepoints.
-        column: (K,) int64, found cluster of the pair.
-        shared: (K,) int64, spacepoints that they share.
+        true: (N,) track ids; below 0: unassigned.
+        predicted: (N,) track ids; below 0: unassigned.
+        particles: name -> (P,) truth of the particles, as `Event.particles`: `track_id`, `px`, `py`, `pz` in GeV/c.
+        weights: (N,) of the spacepoints in the TrackML score, as in the files of that challenge.
     """
 
-    true_ids: Array
-    predicted_ids: Array
-    true_sizes: Array
-    predicted_sizes: Array
-    row: Array
-    column: Array
-    shared: Array
-
-
-class PairCounts(NamedTuple):
-    """Numbers of pairs of spacepoints.
-
-    Attributes:
-        both: pairs together in a true cluster and in a found one.
-        true: pairs together in a true cluster.
-        predicted: pairs together in a found cluster.
-        pairs: all pairs.
-    """
-
-    both: int
-    true: int
-    predicted: int
-    pairs: int
-
-
-class TrackCounts(NamedTuple):
-    """What the tracks of one event, or of a set, add up to; a true track counts if it is long enough.
-
-    A found track *belongs* to the true track that has more than half of its spacepoints. One that belongs to a true
-    track that does not count is neither right nor wrong, and does not count either.
-
-    Attributes:
-        true: true tracks.
-        predicted: found tracks.
-        matched: pairs of a true and a found track by the double-majority rule.
-        fake: found tracks that belong to no true track.
-        duplicate: found tracks beyond the first that belongs to the same true track.
-        split: true tracks that two or more found tracks belong to.
-        merged: found tracks with more than half of each of two or more true tracks.
-        shared_of_true: sum over the matched pairs of shared / true spacepoints.
-        shared_of_predicted: likewise, of shared / found spacepoints.
-        matched_hits: spacepoints that matched pairs share.
-        true_hits: spacepoints of true tracks.
-    """
-
-    true: int
-    predicted: int
-    matched: int
-    fake: int
-    duplicate: int
-    split: int
-    merged: int
-    shared_of_true: float
-    shared_of_predicted: float
-    matched_hits: int
-    true_hits: int
+    true: ArrayLike
+    predicted: ArrayLike
+    particles: Mapping[str, ArrayLike] | None = None
+    weights: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +54,8 @@ class TrackingMetrics:
     """Metrics of a set of events; a ratio that is not defined, for want of events or tracks, is None.
 
     Attributes:
-        ari_per_event_mean: adjusted Rand index, the mean over events with spacepoints. An event of one spacepoint
-            scores 1.
+        ari_per_event_mean: adjusted Rand index, the mean over events with spacepoints, an event of one spacepoint
+            scoring 1; the unassigned spacepoints of an event are one cluster, whatever the selection.
         ari_pooled: adjusted Rand index of all spacepoints at once, the clusters of different events being distinct.
         efficiency: matched / true tracks of the whole set (recall).
         purity: matched / found tracks of the whole set (precision).
@@ -106,19 +65,28 @@ class TrackingMetrics:
         merge_rate: found tracks with more than half of each of two or more true tracks / found tracks.
         hit_efficiency: share of a true track's spacepoints that its match has, the mean over matches.
         hit_purity: share of a found track's spacepoints that its match has, the mean over matches.
-        trackml_score: spacepoints shared by matches / spacepoints of true tracks, the mean over events that have any:
-            the TrackML score with equal weights (Amrouche et al. 2020).
-        intervals: metric -> its interval, or None. Of rates that of Clopper and Pearson, of the others the bootstrap
+        trackml_score: weight of the spacepoints shared by matches / weight of those of true tracks, the mean over
+            events that have any (Amrouche et al. 2020); a match needs a majority of spacepoints, not of weight.
+        hit_weights: weights of spacepoints in the TrackML score: "equal", or "given" with the events.
+        efficiency_against: quantity -> efficiency in bins of it: transverse momentum `pt` (GeV/c) and pseudorapidity
+            `eta` of the true particle, `multiplicity` (all true tracks of the event).
+        efficiency_where_unknown: quantity of the particle -> efficiency of the true tracks of which it is not known.
+        purity_against: `multiplicity` (all true tracks of the event) -> purity and fake rate in bins of it.
+        intervals: metric -> its interval, or None: of rates that of Clopper and Pearson, of the others the bootstrap
             over events.
-        confidence: of the intervals.
-        num_events: all events.
+        confidence: confidence level of the intervals.
+        num_events: all events, empty ones too.
         num_empty_events: events without spacepoints; they enter no mean.
         num_single_hit_events: events of one spacepoint.
-        num_hits: spacepoints.
-        num_true_tracks: true tracks of at least `min_hits` spacepoints.
-        num_predicted_tracks: found tracks, but for those that belong to a true track below `min_hits`.
+        num_hits: spacepoints of all events.
+        num_true_tracks: true tracks that pass the selection.
+        num_predicted_tracks: found tracks, but for those that belong to a true track outside the selection.
         num_matched: pairs of a true and a found track by the double-majority rule.
-        min_hits: fewest spacepoints of a true track that counts.
+        num_true_tracks_left_out: true tracks outside the selection.
+        num_predicted_tracks_left_out: found tracks that belong to a true track outside the selection.
+        num_true_tracks_of_unknown_momentum: true tracks that are long enough, and outside the selection only because
+            their momentum is not known.
+        selection: which true tracks count: fewest spacepoints, bounds of pT (GeV/c) and of |eta|.
     """
 
     ari_per_event_mean: float | None
@@ -132,6 +100,10 @@ class TrackingMetrics:
     hit_efficiency: float | None
     hit_purity: float | None
     trackml_score: float | None
+    hit_weights: Literal["equal", "given"]
+    efficiency_against: dict[str, tuple[EfficiencyBin, ...]]
+    efficiency_where_unknown: dict[str, EfficiencyBin]
+    purity_against: dict[str, tuple[PurityBin, ...]]
     intervals: dict[str, Interval | None]
     confidence: float
     num_events: int
@@ -141,126 +113,124 @@ class TrackingMetrics:
     num_true_tracks: int
     num_predicted_tracks: int
     num_matched: int
-    min_hits: int
+    num_true_tracks_left_out: int
+    num_predicted_tracks_left_out: int
+    num_true_tracks_of_unknown_momentum: int
+    selection: TrackSelection
 
 
-def contingency(true: ArrayLike, predicted: ArrayLike) -> Contingency:
-    """Shared spacepoints of all true and found clusters of one event.
-
-    Args:
-        true: (N,) track ids; below 0: unassigned.
-        predicted: (N,) track ids; below 0: unassigned.
-
-    Raises:
-        DataError: if the lengths differ.
-    """
-    true_track, predicted_track = (np.maximum(np.asarray(ids, dtype=np.int64), -1) for ids in (true, predicted))
-    if true_track.shape != predicted_track.shape or true_track.ndim != 1:
-        raise DataError(f"true track ids of shape {true_track.shape}, predicted of shape {predicted_track.shape}")
-    true_ids, row, true_sizes = np.unique(true_track, return_inverse=True, return_counts=True)
-    predicted_ids, column, predicted_sizes = np.unique(predicted_track, return_inverse=True, return_counts=True)
-    num_columns = max(len(predicted_ids), 1)
-    pair, shared = np.unique(row * num_columns + column, return_counts=True)
-    return Contingency(
-        true_ids, predicted_ids, true_sizes, predicted_sizes, pair // num_columns, pair % num_columns, shared
-    )
-
-
-def pair_counts(table: Contingency) -> PairCounts:
-    """Pairs of spacepoints that share clusters, from the sizes of these."""
-    sizes = table.shared, table.true_sizes, table.predicted_sizes, table.true_sizes.sum(keepdims=True)
-    return PairCounts(*(int((size * (size - 1) // 2).sum()) for size in sizes))
-
-
-def adjusted_rand_index(counts: PairCounts) -> float:
-    """Agreement of two partitions, 1 if they are equal, 0 on average if they are unrelated.
-
-    (index - expected) / (maximum - expected), where index is the number of pairs together in both, expected its mean
-    over random partitions with the same cluster sizes, and maximum the mean of the pairs together in either (Hubert
-    and Arabie 1985, eq. 5). In integers up to the last division.
-    """
-    both, true, predicted, pairs = counts
-    expected = true * predicted
-    spread = (true + predicted) * pairs - 2 * expected
-    # 0 only where both partitions are all singletons or both one cluster: they are equal.
-    return 2 * (both * pairs - expected) / spread if spread else 1.0
-
-
-def per_event_ari(true: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Adjusted Rand index of one event, the unassigned spacepoints being one cluster.
-
-    Args:
-        true: (N,) track ids; below 0: unassigned.
-        predicted: (N,) track ids; below 0: unassigned.
-
-    Returns:
-        1 for a single spacepoint, None for an event without.
-    """
-    table = contingency(true, predicted)
-    return adjusted_rand_index(pair_counts(table)) if len(table.shared) else None
-
-
-def track_counts(table: Contingency, min_hits: int = 1) -> TrackCounts:
-    """What the tracks of one event add up to.
-
-    A match is double-majority (TrackML, Amrouche et al. 2020; paper section 3): more than half of the found track's
-    spacepoints belong to the true track, and more than half of the true track's are in the found track. So nothing
-    matches twice. Unassigned spacepoints are not a track; those of a found track that truth leaves unassigned count in
-    its size.
-
-    Args:
-        table: of the event.
-        min_hits: true tracks of fewer spacepoints do not count.
-    """
-    counting = (table.true_ids >= 0) & (table.true_sizes >= min_hits)
-    found = table.predicted_ids >= 0
-    tracks = (table.true_ids[table.row] >= 0) & found[table.column]
-    row, column, shared = table.row[tracks], table.column[tracks], table.shared[tracks]
-    belongs = 2 * shared > table.predicted_sizes[column]
-    holds = 2 * shared > table.true_sizes[row]
-    found[column[belongs & ~counting[row]]] = False
-    owned = np.bincount(row[belongs & counting[row]], minlength=len(counting))
-    held = np.bincount(column[holds & counting[row] & found[column]], minlength=len(found))
-    match = belongs & holds & counting[row]
-    shared = shared[match]
-    return TrackCounts(
-        true=int(counting.sum()),
-        predicted=int(found.sum()),
-        matched=int(match.sum()),
-        fake=int(found.sum() - owned.sum()),
-        duplicate=int(np.maximum(owned - 1, 0).sum()),
-        split=int((owned > 1).sum()),
-        merged=int((held > 1).sum()),
-        shared_of_true=float((shared / table.true_sizes[row[match]]).sum()),
-        shared_of_predicted=float((shared / table.predicted_sizes[column[match]]).sum()),
-        matched_hits=int(shared.sum()),
-        true_hits=int(table.true_sizes[counting].sum()),
-    )
-
-
-def evaluate_tracks(events: Iterable[tuple[ArrayLike, ArrayLike]], min_hits: int = 1) -> TrackingMetrics:
+def evaluate_tracks(
+    events: Iterable[TracksOfEvent | tuple[ArrayLike, ArrayLike]],
+    selection: TrackSelection | int = EVERY_TRACK,
+    *,
+    edges: Mapping[str, Sequence[float]] = EDGES,
+) -> TrackingMetrics:
     """Tracking metrics of a set of events, read once and one by one.
 
     Args:
-        events: for every event the true and the predicted track ids, each (N,); below 0: unassigned.
-        min_hits: fewest spacepoints of a true track that counts, but for the Rand index.
+        events: for every event the true and the predicted track ids, each (N,), below 0: unassigned; and, if there
+            are any, its particles and the weights of its spacepoints, see `TracksOfEvent`.
+        selection: which true tracks count, but for the Rand index; a number is `min_hits` alone.
+        edges: quantity -> increasing edges of its bins: `multiplicity`, columns of the particles, and what
+            `fm4npp.truth.DERIVED` makes of them.
 
     Raises:
-        DataError: if an event's lengths differ.
+        DataError: if an event's lengths differ, or some events have weights and others have not.
+        ConfigurationError: if edges do not increase.
     """
-    sizes: list[int] = []
-    pairs: list[PairCounts] = []
-    tracks: list[TrackCounts] = []
-    for index, (true, predicted) in enumerate(events):
+    chosen = TrackSelection(min_hits=selection) if isinstance(selection, int) else selection
+    sums = _Sums(chosen, checked_edges(edges))
+    for index, event in enumerate(events):
         try:
-            table = contingency(true, predicted)
+            sums.add(TracksOfEvent(*event))
         except DataError as error:
             raise error.at(event=index) from None
-        sizes.append(int(table.true_sizes.sum()))
-        pairs.append(pair_counts(table))
-        tracks.append(track_counts(table, min_hits))
-    total = TrackCounts(*(sum(values) for values in zip(*tracks, strict=True))) if tracks else NO_TRACKS
-    rates = {
+    return sums.metrics()
+
+
+MEANS = ("ari_per_event_mean", "ari_pooled", "hit_efficiency", "hit_purity", "trackml_score")
+"""What `_means` computes."""
+
+
+class _Sums:
+    """What events add up to, read one by one."""
+
+    def __init__(self, selection: TrackSelection, edges: dict[str, Array]) -> None:
+        self.selection, self.edges = selection, edges
+        self.quantities = {*MOMENTUM, *edges} - {MULTIPLICITY}
+        self.counts = {name: np.zeros((len(values) + 2, 2), np.int64) for name, values in edges.items()}
+        self.found = {name: np.zeros((len(edges[name]) + 2, 4), np.int64) for name in {MULTIPLICITY} & edges.keys()}
+        self.sizes: list[int] = []
+        self.pairs: list[PairCounts] = []
+        self.tracks: list[TrackCounts] = []
+        self.left_out = np.zeros(3, dtype=np.int64)
+        self.weighted: bool | None = None
+
+    def add(self, event: TracksOfEvent) -> None:
+        if self.weighted not in (None, event.weights is not None):
+            raise DataError("some events have weights of spacepoints and others have not", remedy="give all or none")
+        self.weighted = event.weights is not None
+        table = contingency(event.true, event.predicted, event.weights)
+        quantities = quantities_of(table.true_ids, event.particles, self.quantities)
+        counting, unknown = selected(table, self.selection, quantities)
+        matching = match_tracks(table, counting)
+        counts = track_counts(table, matching)
+        self.sizes.append(int(table.true_sizes.sum()))
+        self.pairs.append(pair_counts(table))
+        self.tracks.append(counts)
+        num_true, num_found = ((ids >= 0).sum() for ids in (table.true_ids, table.predicted_ids))
+        self.left_out += (num_true - counts.true, num_found - counts.predicted, unknown.sum())
+        self._bin(table, matching, counts, {**quantities, MULTIPLICITY: np.full(len(counting), float(num_true))})
+
+    def _bin(
+        self, table: Contingency, matching: Matching, counts: TrackCounts, quantities: Mapping[str, Array]
+    ) -> None:
+        matched = np.zeros_like(matching.true)
+        matched[table.row[matching.matches]] = True
+        for name, edges in self.edges.items():
+            place = places(quantities[name][matching.true], edges)
+            self.counts[name] += count_tracks(place, matched[matching.true], len(edges) + 2)
+        for name, found in self.found.items():
+            place = places([int((table.true_ids >= 0).sum())], self.edges[name])
+            found[place] += (1, counts.matched, counts.fake, counts.predicted)
+
+    def metrics(self) -> TrackingMetrics:
+        total = TrackCounts(*(sum(values) for values in zip(*self.tracks, strict=True))) if self.tracks else NO_TRACKS
+        rates = _rates(total)
+        sums = _event_sums(self.sizes, self.pairs, self.tracks)
+        intervals = {name: clopper_pearson(*counts) for name, counts in rates.items()}
+        intervals |= zip(MEANS, bootstrap(sums, _means), strict=True)
+        means = zip(MEANS, _means(sums.sum(axis=0)).tolist(), strict=True)
+        return TrackingMetrics(
+            **{name: part / whole if whole else None for name, (part, whole) in rates.items()},
+            **{name: None if np.isnan(mean) else mean for name, mean in means},
+            hit_weights="given" if self.weighted else "equal",
+            efficiency_against={
+                name: efficiency_bins(counts[:-1], self.edges[name]) for name, counts in self.counts.items()
+            },
+            efficiency_where_unknown={
+                name: efficiency_bin(counts[-1]) for name, counts in self.counts.items() if name != MULTIPLICITY
+            },
+            purity_against={name: purity_bins(counts[:-1], self.edges[name]) for name, counts in self.found.items()},
+            intervals=intervals,
+            confidence=CONFIDENCE,
+            num_events=len(self.sizes),
+            num_empty_events=self.sizes.count(0),
+            num_single_hit_events=self.sizes.count(1),
+            num_hits=sum(self.sizes),
+            num_true_tracks=total.true,
+            num_predicted_tracks=total.predicted,
+            num_matched=total.matched,
+            num_true_tracks_left_out=int(self.left_out[0]),
+            num_predicted_tracks_left_out=int(self.left_out[1]),
+            num_true_tracks_of_unknown_momentum=int(self.left_out[2]),
+            selection=self.selection,
+        )
+
+
+def _rates(total: TrackCounts) -> dict[str, tuple[int, int]]:
+    """Rate -> its part and whole."""
+    return {
         "efficiency": (total.matched, total.true),
         "purity": (total.matched, total.predicted),
         "fake_rate": (total.fake, total.predicted),
@@ -268,29 +238,6 @@ def evaluate_tracks(events: Iterable[tuple[ArrayLike, ArrayLike]], min_hits: int
         "split_rate": (total.split, total.true),
         "merge_rate": (total.merged, total.predicted),
     }
-    intervals = {name: clopper_pearson(*counts) for name, counts in rates.items()}
-    sums = _event_sums(sizes, pairs, tracks)
-    means = _means(sums.sum(axis=0))
-    intervals |= zip(MEANS, bootstrap(sums, _means), strict=True)
-    return TrackingMetrics(
-        **{name: part / whole if whole else None for name, (part, whole) in rates.items()},
-        **{name: None if np.isnan(mean) else float(mean) for name, mean in zip(MEANS, means, strict=True)},
-        intervals=intervals,
-        confidence=CONFIDENCE,
-        num_events=len(sizes),
-        num_empty_events=sizes.count(0),
-        num_single_hit_events=sizes.count(1),
-        num_hits=sum(sizes),
-        num_true_tracks=total.true,
-        num_predicted_tracks=total.predicted,
-        num_matched=total.matched,
-        min_hits=min_hits,
-    )
-
-
-NO_TRACKS = TrackCounts(*([0] * len(TrackCounts._fields)))
-MEANS = ("ari_per_event_mean", "ari_pooled", "hit_efficiency", "hit_purity", "trackml_score")
-"""What `_means` computes."""
 
 
 def _event_sums(sizes: list[int], pairs: list[PairCounts], tracks: list[TrackCounts]) -> Array:
@@ -304,8 +251,8 @@ def _event_sums(sizes: list[int], pairs: list[PairCounts], tracks: list[TrackCou
             event.shared_of_true,
             event.shared_of_predicted,
             event.matched,
-            event.matched_hits / event.true_hits if event.true_hits else 0.0,
-            bool(event.true_hits),
+            event.matched_weight / event.true_weight if event.true_weight else 0.0,
+            bool(event.true_weight),
         )
         for size, counts, event in zip(sizes, pairs, tracks, strict=True)
     ]
