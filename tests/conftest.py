@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,10 @@ from fm4npp.simulation import ParticleGun, simulate
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 GUN = ParticleGun(mean_primaries=3.0)
+
+# How long an example takes is the machine's matter, not the code's.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

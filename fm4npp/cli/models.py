@@ -112,7 +112,7 @@ def evaluate(
     from fm4npp.evaluation import evaluate as evaluated
     from fm4npp.files import sha256, write_json
 
-    loaded, processor = _load(model, head or [], backend, device)
+    loaded, processor = load(model, head or [], backend, device)
     events = EventDataset(data)
     with progress("evaluating", len(events)) as update:
         metrics = evaluated(
@@ -155,7 +155,7 @@ def predict(
     from fm4npp.evaluation import predict_events, write_predictions
     from fm4npp.readers.events_parquet import EventsParquet
 
-    loaded, processor = _load(model, head, backend, device)
+    loaded, processor = load(model, head, backend, device)
     own = processor.config.detectors
     is_events_file = isinstance(choose_reader(input, reader), EventsParquet)
     chosen = detector or (own[0] if len(own) == 1 and not is_events_file else None)
@@ -175,7 +175,8 @@ def predict(
     finish(summary, as_json, f"{output}: predictions for {count} events", *counted.lines())
 
 
-def _load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
+def load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
+    """A checkpoint with its heads, and its processor."""
     import torch
 
     from fm4npp.choices import BACKENDS
