@@ -129,6 +129,13 @@ class Geometry(BaseModel):
         points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 3) * (high - low) + low
         return cartesian(points) if self.system == "cylindrical" else points
 
+    def outward(self, coordinates: Array) -> Array:
+        """(N, 3) normalised coordinates to (N,) float64: how far out each is, on the causal axis in its own unit."""
+        axis = self.causal_axis
+        along = np.asarray(coordinates, dtype=np.float64).reshape(-1, 3)[:, axis]
+        distance: Array = along * (self.high[axis] - self.low[axis]) + self.low[axis]
+        return distance
+
     def normalised(self, value: float, axis: int) -> float:
         """One value on `axis`, in its unit, as a normalised coordinate."""
         return (value - self.low[axis]) / (self.high[axis] - self.low[axis])

@@ -27,7 +27,10 @@ from fm4npp.truth import as_label, is_of_event, truth
 
 Array = NDArray[Any]
 
-INDEX_FIELDS: Mapping[str, tuple[str, ...]] = {"k-nnn": ("type", "k", "metric", "periodic")}
+INDEX_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "k-nnn": ("type", "k", "metric", "periodic"),
+    "continuation": ("type", "steps", "nearest"),
+}
 """Objective -> the fields that its `indices` depend on; all, the fitted scale included, of one that is not listed."""
 
 

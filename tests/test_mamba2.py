@@ -269,3 +269,34 @@ def test_autocast_keeps_the_state_in_single_precision() -> None:
         last.float().square().sum().backward()
     assert (last - exact).abs().max() < 0.1 * exact.abs().max()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
+def test_alternate_blocks_read_backwards() -> None:
+    torch.manual_seed(0)
+    config = Mamba2Config(width=32, num_layers=3, state_size=4, head_dim=16, alternate=True)
+    backbone, plain = Mamba2Backbone(config), Mamba2Backbone(config.model_copy(update={"alternate": False}))
+    plain.load_state_dict(backbone.state_dict())
+    stream, offsets = torch.randn(12, 32), torch.tensor([0, 12])
+    expected = stream
+    for number, block in enumerate(plain.layers):
+        layout = plain._layout(offsets, "torch")
+        turned = expected.flip(0) if number % 2 else expected
+        update = layout.pack(block(layout.align(turned), layout))
+        expected = expected + (update.flip(0) if number % 2 else update)
+    updates, last = backbone(stream, offsets)
+    torch.testing.assert_close(last, backbone.norm_f(expected))
+    torch.testing.assert_close(stream + sum(updates), expected)
+    later = stream.clone()
+    later[-1] += 1
+    assert (backbone(later, offsets)[1][0] != last[0]).any()
+    assert torch.equal(plain(later, offsets)[1][0], plain(stream, offsets)[1][0])
+
+
+def test_alternate_blocks_see_no_batch_mates() -> None:
+    torch.manual_seed(0)
+    backbone = Mamba2Backbone(Mamba2Config(width=32, num_layers=4, state_size=4, head_dim=16, alternate=True))
+    rows, offsets = torch.randn(30, 32), torch.tensor([0, 11, 11, 12, 30])
+    _, together = backbone(rows, offsets)
+    for start, stop in ((0, 11), (11, 12), (12, 30)):
+        _, alone = backbone(rows[start:stop], torch.tensor([0, stop - start]))
+        assert torch.equal(alone, together[start:stop])

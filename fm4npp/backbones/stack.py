@@ -34,6 +34,8 @@ class StackConfig(BackboneConfig):
         dt_max: largest initial step size.
         eps: of all norms.
         chunk_size: rows of a chunk, Q. It decides speed, not results (they agree to 1e-6); None is chosen by the sizes.
+        alternate: every second block reads the events from their end to their beginning, so that a spacepoint's
+            features depend on all of its event, not only on what comes before it.
     """
 
     state_size: Count | None = None
@@ -43,6 +45,7 @@ class StackConfig(BackboneConfig):
     dt_max: float = Field(1e-1, gt=0)
     eps: float = Field(1e-5, gt=0)
     chunk_size: Count | None = None
+    alternate: bool = False
 
     def model_post_init(self, context: Any) -> None:
         """Fill in the state size and check the range of step sizes."""
@@ -104,6 +107,12 @@ def initial_dt_bias(number: int, dt_min: float, dt_max: float) -> Tensor:
     return dt + torch.log(-torch.expm1(-dt))
 
 
+def reversed_order(offsets: Tensor) -> Tensor:
+    """(B + 1,) offsets to the (T,) index that turns every event round; it is its own inverse."""
+    ends = torch.repeat_interleave(offsets[:-1] + offsets[1:] - 1, offsets.diff())
+    return ends - torch.arange(len(ends), device=offsets.device)
+
+
 class Block(nn.Module):
     """Norm and mixer; the caller adds the result to the residual stream."""
 
@@ -141,8 +150,13 @@ class StackBackbone(Backbone):
         # Under autocast the products are bfloat16; the stream that sums them up stays in the weights' precision.
         stream = layout.align(embedding.to(self.norm_f.weight.dtype))
         updates = []
-        for block in self.layers:
-            update = self._update(block, stream, layout)
+        backwards = reversed_order(offsets) if self.config.alternate else None
+        for number, block in enumerate(self.layers):
+            if backwards is not None and number % 2:
+                rows = layout.align(layout.pack(stream)[backwards])
+                update = layout.align(layout.pack(self._update(block, rows, layout))[backwards])
+            else:
+                update = self._update(block, stream, layout)
             stream = stream + update
             updates.append(layout.pack(update))
         return tuple(updates), layout.pack(self.norm_f(stream))

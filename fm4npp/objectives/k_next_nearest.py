@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from fm4npp.errors import ConfigurationError, DataError, NotFittedError
+from fm4npp.errors import DataError, NotFittedError
 from fm4npp.geometry import Geometry
 from fm4npp.objectives.base import Array, Objective, Spacepoints
 from fm4npp.objectives.difficulty import (
@@ -20,6 +20,7 @@ from fm4npp.objectives.difficulty import (
     fit_difficulty_bins,
     spacepoint_weights,
 )
+from fm4npp.objectives.energies import log_energy
 from fm4npp.objectives.losses import event_weighted_mean_squared_error, masked_mean_squared_error
 from fm4npp.objectives.moments import Moments
 from fm4npp.objectives.neighbours import Periodic, compact, exists, next_nearest, wrap
@@ -297,22 +298,3 @@ def _radii(points: Array, geometry: Geometry) -> Array | None:
         return None
     radii: Array = points[:, axis] * np.float64(geometry.high[axis] - geometry.low[axis]) + geometry.low[axis]
     return radii if (radii >= 0).all() else None
-
-
-def log_energy(features: Mapping[str, Any]) -> Array:
-    """The feature `energy` to (N,) float64 log(1 + energy), of the number that the file gives.
-
-    Raises:
-        ConfigurationError: if there is no such feature.
-        DataError: if an energy is not above -1.
-    """
-    if "energy" not in features:
-        raise ConfigurationError(
-            "k-nnn with energy=True needs the feature 'energy'; this detector measures: "
-            f"{', '.join(sorted(features)) or 'nothing but positions'}; set energy to false"
-        )
-    energy = np.asarray(features["energy"], dtype=np.float64)
-    if not (energy > -1).all():
-        raise DataError("an energy is not above -1, so log(1 + energy) does not exist", remedy="set energy to false")
-    logarithm: Array = np.log1p(energy)
-    return logarithm
