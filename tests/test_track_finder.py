@@ -2,18 +2,22 @@ import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fm4npp.batch import EventBatch, HiddenStates
-from fm4npp.errors import DataError
-from fm4npp.heads import HeadContext, registry
-from fm4npp.heads.attention import MultiHeadAttention, attention_mask
+from fm4npp.errors import DataError, NotFittedError
+from fm4npp.event import Event
+from fm4npp.heads import HeadContext, mask_sums, registry
+from fm4npp.heads.attention import MultiHeadAttention, attention_mask, groups_of_similar_length
 from fm4npp.heads.matching import TrackLoss
 from fm4npp.heads.track_finder import TrackFinder, TrackFinderConfig
 from fm4npp.metrics import per_event_ari
-from fm4npp.testing.heads import CONTEXT, make_sample
+from fm4npp.testing.heads import CONTEXT, make_sample, select
 
 SMALL = TrackFinderConfig(num_queries=5, width=16, hidden=24, num_heads=2)
 
@@ -85,15 +89,40 @@ def test_a_level_attends_by_the_claims_of_the_level_before():
     )
     outputs = head(hidden, sample.batch)
     points, layer = head._points(hidden, sample.batch), head.layers[0]
-    bias = torch.log(torch.sigmoid(outputs["mask_logits"][0, 0].float()) + 1e-6).double()
+    bias = torch.log(torch.sigmoid(outputs["mask_logits"][0].float()) + 1e-6).double().T
     queries = head.queries
     normed = layer.cross_norm(queries) + head.query_positions
     queries = queries + naive_attention(layer.cross_attention, normed, points, bias)
     normed = layer.self_norm(queries)
     queries = queries + naive_attention(layer.self_attention, normed, normed, torch.zeros(5, 5, dtype=torch.float64))
     queries = queries + layer.feed_forward(queries)
-    torch.testing.assert_close(outputs["mask_logits"][1, 0], head.track_embedding(queries) @ points.T)
+    torch.testing.assert_close(outputs["mask_logits"][1], points @ head.track_embedding(queries).T)
     torch.testing.assert_close(outputs["class_logits"][1, 0], head.classifier(queries))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 5, 64, 65, 127, 128, 129, 500, 4000]), max_size=8))
+def test_groups_are_of_similar_length(sizes):
+    offsets = torch.tensor([0, *itertools.accumulate(sizes)])
+    groups = groups_of_similar_length(offsets)
+    assert sorted(event for group in groups for event in group.events.tolist()) == list(range(len(sizes)))
+    assert len(groups) == len({max(size - 1, 63).bit_length() for size in sizes} or {0})
+    for group in groups:
+        own = [sizes[event] for event in group.events]
+        assert max(own, default=0) <= max(2 * min(own, default=0) - 1, 64)
+        assert group.offsets.tolist() == [0, *itertools.accumulate(own)]
+        expected = [token for event in group.events for token in range(offsets[event], offsets[event + 1])]
+        assert group.tokens.tolist() == expected
+
+
+def test_long_and_short_events_are_found_as_if_alone():
+    sample = make_sample((70, 3, 300, 0, 130, 64), ["track_id"])
+    head = finder()
+    together, offsets = head(*sample), sample.batch.offsets.tolist()
+    for event, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        alone = head(*select(sample, torch.arange(start, stop), torch.tensor([0, stop - start])))
+        torch.testing.assert_close(together["mask_logits"][:, start:stop], alone["mask_logits"])
+        torch.testing.assert_close(together["class_logits"][:, event], alone["class_logits"][:, 0])
 
 
 def test_the_attention_mask_is_not_detached():
@@ -152,31 +181,36 @@ def test_loss_equals_the_definition():
     events = [[4, 4, -1, 9, 9, 2, 4], [], [5], [-1, -3], [1, 2, 3, 0]]
     sample = labelled(map(len, events), list(itertools.chain(*events)))
     head = finder(config).double()
-    sizes = [len(event) for event in events]
+    offsets = sample.batch.offsets
     torch.manual_seed(1)
     outputs = {
         "class_logits": torch.randn(3, 5, 5, 2, dtype=torch.float64),
-        "mask_logits": torch.randn(3, 5, 5, 7, dtype=torch.float64),
-        "mask": torch.arange(7) < torch.tensor(sizes)[:, None],
+        "mask_logits": torch.randn(3, 14, 5, dtype=torch.float64),
     }
     expected = dict.fromkeys(("class", "dice", "focal"), 0.0)
     for level, (event, track_id) in itertools.product(range(3), enumerate(events)):
-        masks = outputs["mask_logits"][level, event, :, : len(track_id)]
+        masks = outputs["mask_logits"][level, offsets[event] : offsets[event + 1]].T
         for name, value in event_loss(outputs["class_logits"][level, event], masks, track_id, config).items():
             expected[name] += value / len(events)
     losses = head.loss(outputs, sample.batch)
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-5)
 
 
-def test_padding_is_no_track():
-    sample = labelled((50, 3), [1] * 50 + [-1] * 3)
+def test_unlabelled_spacepoints_and_short_tracks_as_configured():
+    sample = labelled((7,), [4, 4, 4, -1, 9, -1, 9])
+    short = labelled((7,), [4, 4, 4, -1, -1, -1, -1])
     outputs = finder()(*sample)
-    outputs["mask_logits"][:, 1] = 1e3
-    losses = finder().loss(outputs, sample.batch)
-    alone = {name: values[:, :1] for name, values in outputs.items() if name != "mask"} | {"mask": outputs["mask"][:1]}
-    only_first = finder().loss(alone, labelled((50,), [1] * 50).batch)
-    for name in ("dice", "focal"):
-        assert losses[name].item() == pytest.approx(only_first[name].item() / 2)
+
+    def losses(batch, **settings):
+        return {
+            name: loss.item()
+            for name, loss in finder(SMALL.model_copy(update=settings)).loss(outputs, batch.batch).items()
+        }
+
+    assert losses(sample, min_hits=3) == losses(short)
+    assert losses(sample, min_hits=2) == losses(sample)
+    assert losses(sample, unlabelled="ignored") != losses(sample)
+    assert losses(short, unlabelled="ignored")["focal"] < losses(short)["focal"] * 7 / 3
 
 
 def test_track_ids_are_only_names():
@@ -191,13 +225,21 @@ def test_track_ids_are_only_names():
 
 def test_more_tracks_than_queries_warn_once():
     head = finder()
-    sample = labelled((9,), range(9))
-    with pytest.warns(UserWarning, match=r"9 tracks and the head 5 queries.*raise num_queries"):
+    sample = labelled((9, 5), [*range(9), *range(5)])
+    message = r"1 of 2 events have more tracks \(up to 9\) than the head has queries \(5\).*raise num_queries"
+    with pytest.warns(UserWarning, match=message):
         losses = head.loss(head(*sample), sample.batch)
     assert all(loss.isfinite() for loss in losses.values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         head.loss(head(*sample), sample.batch)
+
+
+def test_diverged_outputs_make_the_loss_not_a_number():
+    head, sample = finder(), labelled((4,), [1, 1, 2, -1])
+    outputs = {name: torch.full_like(values, torch.nan) for name, values in head(*sample).items()}
+    assert all(loss.isnan() for loss in head.loss(outputs, sample.batch).values())
+    assert head.predict(outputs, sample.batch)["track_id"].tolist() == [-1] * 4
 
 
 def test_missing_label_is_explained():
@@ -217,13 +259,9 @@ def test_a_batch_without_events():
 
 def predicted(class_logits, mask_logits, threshold=0.0):
     """Predictions for one event from the logits of its queries, (Q, 2) and (Q, S), at the last of two levels."""
-    classes, masks = torch.tensor(class_logits)[None, None], torch.tensor(mask_logits)[None, None]
-    outputs = {
-        "class_logits": torch.cat([-classes, classes]),
-        "mask_logits": torch.cat([-masks, masks]),
-        "mask": torch.ones(1, masks.shape[-1], dtype=torch.bool),
-    }
-    batch = EventBatch(offsets=torch.tensor([0, masks.shape[-1]]), labels={})
+    classes, masks = torch.tensor(class_logits)[None, None], torch.tensor(mask_logits).T[None]
+    outputs = {"class_logits": torch.cat([-classes, classes]), "mask_logits": torch.cat([-masks, masks])}
+    batch = EventBatch(offsets=torch.tensor([0, masks.shape[1]]), labels={})
     return finder(SMALL.model_copy(update={"score_threshold": threshold})).predict(outputs, batch)
 
 
@@ -252,7 +290,50 @@ def test_prediction_without_tracks_is_unassigned():
     assert outcome["track_score"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("fields", [{"width": 30}, {"num_querys": 3}, {"loss": {"dise": 1}}, {"num_queries": 0}])
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 6), max_size=4), st.sampled_from([0.0, 0.3]))
+def test_predictions_equal_the_definition(seed, sizes, threshold):
+    random = torch.Generator().manual_seed(seed)
+    offsets = torch.tensor([0, *itertools.accumulate(sizes)])
+    classes = torch.randn(3, len(sizes), 5, 2, generator=random)
+    masks = torch.randn(3, sum(sizes), 5, generator=random)
+    head = finder(SMALL.model_copy(update={"score_threshold": threshold}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask_sums, "CHUNK_SIZE", 10)
+        outcome = head.predict({"class_logits": classes, "mask_logits": masks}, EventBatch(offsets=offsets))
+    for event, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+        chance = [sigmoid(track - none) for none, track in classes[-1, event].double().tolist()]
+        for spacepoint in range(start, stop):
+            claims = [sigmoid(logit) for logit in masks[-1, spacepoint].double().tolist()]
+            scores = {query: p * claims[query] for query, p in enumerate(chance) if p > 0.5}
+            best = max(scores, key=scores.__getitem__, default=-1)
+            expected = best if scores.get(best, 0) >= threshold else -1
+            assert outcome["track_id"][spacepoint] == expected
+            assert outcome["track_score"][spacepoint].item() == pytest.approx(scores.get(best, 0), abs=1e-6)
+
+
+def events_of(*track_ids):
+    return [
+        Event(np.zeros((len(ids), 3)), np.zeros((len(ids), 0)), labels={"track_id": np.array(ids, dtype=np.int64)})
+        for ids in track_ids
+    ]
+
+
+def test_the_number_of_queries_is_chosen_from_events():
+    config = TrackFinderConfig(num_queries="auto", min_hits=2)
+    events = events_of([0, 0, 1, 1, 2], [], [-1] * 9, [*range(30), *range(20)])
+    assert config.fit(events).num_queries == 24  # 20 tracks of two spacepoints, times 1.2
+    assert config.model_copy(update={"query_margin": 2.0}).fit(events).num_queries == 40
+    assert TrackFinderConfig().fit(iter([])).num_queries == 150
+    with pytest.raises(DataError, match=r"no track of 2 or more spacepoints in 2 training events; train on"):
+        config.fit(events_of([3], [-1, -1]))
+    with pytest.raises(NotFittedError, match='num_queries is "auto": fit'):
+        finder(config)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"width": 30}, {"num_querys": 3}, {"loss": {"dise": 1}}, {"num_queries": 0}, {"unlabelled": "x"}]
+)
 def test_wrong_configuration_is_refused(fields):
     with pytest.raises(ValidationError):
         TrackFinderConfig(**fields)
@@ -283,9 +364,9 @@ def test_learns_two_toy_events():
     batch = make_sample(sizes, ["track_id"], context).batch
     batch.labels["track_id"] = track_id
     hidden = HiddenStates(blocks[0], blocks, blocks[1])
-    head = TrackFinder(TrackFinderConfig(num_queries=60, width=32, hidden=64), context)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    for _ in range(80):
+    head = TrackFinder(TrackFinderConfig(num_queries=20, width=32, hidden=64), context)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
+    for _ in range(50):
         optimizer.zero_grad()
         sum(head.loss(head(hidden, batch), batch).values()).backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)

@@ -1,18 +1,19 @@
-"""Which query shall learn which track, and the loss once that is known, on padded tensors.
+"""Which query shall learn which track, and the loss once that is known, on packed tensors.
 
-B events, S spacepoints (padded), Q queries, M tracks (padded). Padding is only ever the boolean mask: it is in no
-track and adds to no sum, so there is no track made of padding.
+L levels, B events, T spacepoints, K true tracks of all events, Q queries. The true tracks of an event stand together,
+those of the first event first.
 """
 
 from __future__ import annotations
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy
 
-from fm4npp.batch import event_index, pad
+from fm4npp.heads.assignment import Matcher, assign
+from fm4npp.heads.mask_sums import mask_sums
+from fm4npp.heads.true_tracks import TrueTracks
 
 NO_TRACK, TRACK = 0, 1
 """The two classes of a query."""
@@ -45,126 +46,96 @@ class TrackLoss(BaseModel):
     match_focal: NonNegativeFloat = 30.0
 
 
-def track_members(track_id: Tensor, offsets: Tensor) -> Tensor:
-    """Which spacepoints belong to which true track.
+def pair_dice(overlap: Tensor, total: Tensor, size: Tensor) -> Tensor:
+    """Dice loss of a query with a track: 1 - (2 sum p t + 1) / (sum p + sum t + 1), between 0 and 1.
+
+    The 1 in both places, as in MaskFormer (Cheng et al., arXiv:2107.06278), keeps an empty mask defined. The arguments
+    are broadcast.
 
     Args:
-        track_id: (T,) int64, unique within an event; below 0: the spacepoint belongs to no track.
-        offsets: (B + 1,).
-
-    Returns:
-        (B, M, S) bool, M the most tracks of any event. An event's tracks come first, by increasing id; the rows
-        after them are empty.
+        overlap: sum over the track's spacepoints of the probability p that they are the query's.
+        total: the same sum over the event's spacepoints.
+        size: number of the track's spacepoints.
     """
-    event, kept = event_index(offsets), track_id >= 0
-    ids, compact = torch.unique(track_id, return_inverse=True)
-    tracks, inverse = torch.unique((event * len(ids) + compact)[kept], return_inverse=True)
-    counts = torch.bincount(tracks // max(len(ids), 1), minlength=len(offsets) - 1)
-    first = counts.cumsum(0) - counts
-    row = torch.full_like(track_id, -1)
-    row[kept] = inverse - first[event[kept]]
-    num_rows = int(counts.max()) if len(counts) else 0
-    members, _ = pad(row[:, None] == torch.arange(num_rows, device=row.device), offsets)
-    return members.transpose(1, 2)
+    return 1 - (2 * overlap + 1) / (total + size + 1)
 
 
-def pair_dice(logits: Tensor, members: Tensor, mask: Tensor) -> Tensor:
-    """Dice loss of every query with every track: 1 - (2 sum p t + 1) / (sum p + sum t + 1).
-
-    The 1 in both places, as in MaskFormer (Cheng et al., arXiv:2107.06278), keeps an empty mask defined.
+def pair_focal(inside: Tensor, outside: Tensor, total_outside: Tensor, num_spacepoints: Tensor) -> Tensor:
+    """Focal loss of a query with a track, the mean over the event's spacepoints; the arguments are broadcast.
 
     Args:
-        logits: (B, Q, S), of the probability p that a spacepoint belongs to the query's track.
-        members: (B, M, S) float, t: 1 where a spacepoint belongs to the track.
-        mask: (B, S) bool, true where there is a spacepoint.
-
-    Returns:
-        (B, Q, M), between 0 and 1.
+        inside: sum over the track's spacepoints of their terms as members of the mask, see `mask_sums`.
+        outside: sum over the track's spacepoints of their terms if they were not.
+        total_outside: sum over the event's spacepoints of their terms if none was a member.
+        num_spacepoints: of the event.
     """
-    probability = logits.sigmoid() * mask[:, None]
-    overlap = probability @ members.transpose(1, 2)
-    total = probability.sum(2)[:, :, None] + members.sum(2)[:, None, :]
-    return 1 - (2 * overlap + 1) / (total + 1)
+    return (inside - outside + total_outside) / num_spacepoints
 
 
-def pair_focal(logits: Tensor, members: Tensor, mask: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss of every query with every track, the mean over the event's own spacepoints.
+def event_sums(sums: Tensor, tracks: TrueTracks) -> Tensor:
+    """(3, L, K + B, Q) sums by track and background to (3, L, B, Q) sums by event."""
+    num_events = len(tracks.num_counted)
+    event = torch.cat([tracks.event, torch.arange(num_events, device=sums.device)])
+    return sums.new_zeros(*sums.shape[:2], num_events, sums.shape[3]).index_add(2, event, sums)
 
-    A member costs -alpha (1 - p)^gamma log p, any other spacepoint -(1 - alpha) p^gamma log(1 - p)
-    (Lin et al., arXiv:1708.02002). Taken from the logits, so that no logarithm or gradient overflows.
+
+def matching_cost(class_logits: Tensor, sums: Tensor, totals: Tensor, tracks: TrueTracks, loss: TrackLoss) -> Tensor:
+    """What it costs to match a track with a query.
 
     Args:
-        logits: (B, Q, S), of the probability p.
-        members: (B, M, S) float, 1 where a spacepoint belongs to the track.
-        mask: (B, S) bool, true where there is a spacepoint.
-        alpha: weight of the members against the others.
-        gamma: how strongly well-classified spacepoints are discounted.
+        class_logits: (L, B, Q, 2).
+        sums: (3, L, K + B, Q), see `mask_sums`.
+        totals: (3, L, B, Q), see `event_sums`.
+        tracks: K of them.
+        loss: weights.
 
     Returns:
-        (B, Q, M); 0 for an event without spacepoints.
+        (L, K, Q).
     """
-    log_in, log_out = -softplus(-logits), -softplus(logits)  # log p and log(1 - p)
-    inside = -alpha * torch.exp(gamma * log_out) * log_in
-    outside = -(1 - alpha) * torch.exp(gamma * log_in) * log_out * mask[:, None]
-    total = (inside - outside) @ members.transpose(1, 2) + outside.sum(2)[:, :, None]
-    return total / mask.sum(1).clamp(min=1)[:, None, None]
-
-
-def hungarian(cost: Tensor, num_tracks: Tensor) -> Tensor:
-    """The assignment of least total cost, event by event (Kuhn 1955; `scipy.optimize.linear_sum_assignment`).
-
-    Args:
-        cost: (B, Q, M).
-        num_tracks: (B,) int64, how many of an event's M columns are tracks.
-
-    Returns:
-        (3, P) int64: event, query and track of each pair. An event has min(Q, its number of tracks) pairs; no query
-        and no track is in two of them.
-    """
-    # Diverged logits make the loss not a number, which the training loop reports; scipy would fail here without a hint.
-    table = torch.nan_to_num(cost.detach().double()).cpu().numpy()
-    pairs = [torch.zeros(3, 0, dtype=torch.int64)]
-    for event, columns in enumerate(num_tracks.tolist()):
-        queries, tracks = (torch.from_numpy(index) for index in linear_sum_assignment(table[event, :, :columns]))
-        pairs.append(torch.stack([torch.full_like(queries, event), queries, tracks]))
-    return torch.cat(pairs, dim=1).to(cost.device)
-
-
-def matching_cost(class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, loss: TrackLoss) -> Tensor:
-    """(B, Q, M): what it costs to match a query with a track; arguments as for `level_loss`, `members` float."""
-    dice = pair_dice(mask_logits, members, mask)
-    focal = pair_focal(mask_logits, members, mask, loss.focal_alpha, loss.focal_gamma)
-    probability = class_logits.softmax(2)[..., TRACK, None]
+    overlap, inside, outside = sums[:, :, : len(tracks.event)]
+    total, _, total_outside = totals[:, :, tracks.event]
+    dice = pair_dice(overlap, total, tracks.sizes[:, None])
+    focal = pair_focal(inside, outside, total_outside, tracks.num_counted[tracks.event][:, None])
+    probability = class_logits.softmax(3)[:, tracks.event, :, TRACK]
     return loss.match_dice * dice + loss.match_focal * focal - loss.match_class * probability
 
 
-def level_loss(
-    class_logits: Tensor, mask_logits: Tensor, members: Tensor, mask: Tensor, loss: TrackLoss
+def track_losses(
+    class_logits: Tensor, mask_logits: Tensor, tracks: TrueTracks, loss: TrackLoss, matcher: Matcher = "scipy"
 ) -> dict[str, Tensor]:
-    """Weighted losses of one level, summed over pairs and events (paper appendix C.1.1).
+    """Weighted losses, summed over levels, pairs and events (paper appendix C.1.1).
 
     Args:
-        class_logits: (B, Q, 2).
-        mask_logits: (B, Q, S).
-        members: (B, M, S) bool, true where a spacepoint belongs to the track.
-        mask: (B, S) bool, true where there is a spacepoint.
+        class_logits: (L, B, Q, 2).
+        mask_logits: (L, T, Q).
+        tracks: the truth.
         loss: weights.
+        matcher: which package finds the pairs.
 
     Returns:
         `class`, `dice` and `focal`.
     """
-    truth = members.float()
+    sums = mask_sums(mask_logits, tracks.row, tracks.num_rows, loss.focal_alpha, loss.focal_gamma)
+    totals = event_sums(sums, tracks)
     with torch.no_grad():
-        cost = matching_cost(class_logits, mask_logits, truth, mask, loss)
-        event, query, track = hungarian(cost, members.any(dim=2).sum(dim=1))
-    target = torch.full(class_logits.shape[:2], NO_TRACK, device=class_logits.device)
-    target[event, query] = TRACK
-    entropy = cross_entropy(class_logits.flatten(0, 1), target.flatten(), reduction="none")
-    weight = torch.where(target.flatten() == TRACK, loss.class_matched, loss.class_unmatched)
-    # A pair is a batch entry with one query and one track.
-    pairs = mask_logits[event, query][:, None], truth[event, track][:, None], mask[event]
+        cost = matching_cost(class_logits, sums, totals, tracks, loss)
+        level, track, query = assign(cost, tracks.num_tracks, matcher)
+    event = tracks.event[track]
+    overlap, inside, outside = sums[:, level, track, query]
+    total, _, total_outside = totals[:, level, event, query]
+    dice = pair_dice(overlap, total, tracks.sizes[track])
+    focal = pair_focal(inside, outside, total_outside, tracks.num_counted[event])
     return {
-        "class": (weight * entropy).sum(),
-        "dice": loss.dice * pair_dice(*pairs).sum(),
-        "focal": loss.focal * pair_focal(*pairs, loss.focal_alpha, loss.focal_gamma).sum(),
+        "class": class_loss(class_logits, level, event, query, loss),
+        "dice": loss.dice * dice.sum(),
+        "focal": loss.focal * focal.sum(),
     }
+
+
+def class_loss(class_logits: Tensor, level: Tensor, event: Tensor, query: Tensor, loss: TrackLoss) -> Tensor:
+    """Weighted cross-entropy of all queries (L, B, Q, 2), of which those at the indices (P,) have a track."""
+    target = torch.full(class_logits.shape[:3], NO_TRACK, device=class_logits.device)
+    target[level, event, query] = TRACK
+    entropy = cross_entropy(class_logits.flatten(0, 2), target.flatten(), reduction="none")
+    weight = torch.where(target.flatten() == TRACK, loss.class_matched, loss.class_unmatched)
+    return (weight * entropy).sum()

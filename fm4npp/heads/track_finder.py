@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from fm4npp.batch import EventBatch, HiddenStates, pad, unpad
-from fm4npp.heads.attention import MultiHeadAttention, feed_forward
+from fm4npp.batch import EventBatch, HiddenStates, event_index, pad, unpad
+from fm4npp.errors import DataError, NotFittedError
+from fm4npp.event import Event
+from fm4npp.heads.assignment import Matcher
+from fm4npp.heads.attention import DecoderLayer, feed_forward, groups_of_similar_length
 from fm4npp.heads.base import Head, HeadConfig, HeadContext, HeadInputs
 from fm4npp.heads.labels import required_label
-from fm4npp.heads.matching import NO_TRACK, TRACK, TrackLoss, level_loss, track_members
+from fm4npp.heads.mask_sums import chunks
+from fm4npp.heads.matching import NO_TRACK, TRACK, TrackLoss, track_losses
+from fm4npp.heads.true_tracks import TrueTracks, Unlabelled, choose_num_queries, true_tracks
+from fm4npp.truth import truth
 
 SMALLEST_PROBABILITY = 1e-6
 """Keeps the attention of a query to a spacepoint it does not claim finite (paper, appendix C.1.1)."""
@@ -25,22 +32,31 @@ class TrackFinderConfig(HeadConfig):
 
     Attributes:
         label: true track of a spacepoint; below 0: none.
-        num_queries: the most tracks that can be found in an event.
+        num_queries: the most tracks that can be found in an event; "auto": chosen from the training events.
+        query_margin: chosen queries for each track of the training event with most tracks.
         width: of the spacepoint and track embeddings.
         hidden: of the feed-forward networks.
         num_layers: decoder layers.
         num_heads: attention heads.
+        unlabelled: what spacepoints of no track are in training: "background", which every mask learns to leave out,
+            or "ignored", in no loss; they are seen by the attention either way, and never a track.
+        min_hits: true tracks of fewer spacepoints are background in training.
         loss: weights of the loss and of the matching.
+        matcher: which package finds the best pairs; "lap" needs lapx.
         score_threshold: a spacepoint whose best score is below stays unassigned.
     """
 
     label: str = "track_id"
-    num_queries: PositiveInt = 150
+    num_queries: PositiveInt | Literal["auto"] = 150
+    query_margin: float = Field(1.2, ge=1)
     width: PositiveInt = 256
     hidden: PositiveInt = 512
     num_layers: PositiveInt = 2
     num_heads: PositiveInt = 4
+    unlabelled: Unlabelled = "background"
+    min_hits: PositiveInt = 1
     loss: TrackLoss = TrackLoss()
+    matcher: Matcher = "scipy"
     score_threshold: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -49,36 +65,25 @@ class TrackFinderConfig(HeadConfig):
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
         return self
 
+    def fit(self, events: Iterable[Event]) -> Self:
+        """The number of queries, if it is to be chosen: for the event with most tracks, with the margin.
 
-class DecoderLayer(nn.Module):
-    """Queries gather from the spacepoints, then from each other; every step is a prenorm residual."""
-
-    def __init__(self, width: int, hidden: int, num_heads: int) -> None:
-        super().__init__()
-        self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiHeadAttention(width, num_heads)
-        self.self_norm = nn.LayerNorm(width)
-        self.self_attention = MultiHeadAttention(width, num_heads)
-        self.feed_forward = feed_forward(width, hidden, width)
-
-    def forward(self, queries: Tensor, positions: Tensor, points: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
-        """Refined queries.
-
-        Args:
-            queries: (B, Q, W).
-            positions: (Q, W), added to the queries in cross-attention only.
-            points: (B, S, W).
-            mask: (B, S) bool, true where there is a spacepoint.
-            bias: (B, Q, S), added to the cross-attention's logits.
-
-        Returns:
-            (B, Q, W).
+        Raises:
+            DataError: if an event has no such label, or no event has a track.
         """
-        queries = queries + self.cross_attention(self.cross_norm(queries) + positions, points, mask, bias)
-        normed = self.self_norm(queries)
-        queries = queries + self.self_attention(normed, normed)
-        refined: Tensor = queries + self.feed_forward(queries)
-        return refined
+        if self.num_queries != "auto":
+            return self
+        num_tracks = [self._num_tracks(event) for event in events]
+        if not any(num_tracks):
+            raise DataError(
+                f"no track of {self.min_hits} or more spacepoints in {len(num_tracks)} training events",
+                remedy="train on events with tracks, or give num_queries as a number",
+            )
+        return self.model_copy(update={"num_queries": choose_num_queries(num_tracks, self.query_margin)})
+
+    def _num_tracks(self, event: Event) -> int:
+        owner = truth(event, self.label)
+        return int((np.unique(owner[owner >= 0], return_counts=True)[1] >= self.min_hits).sum())
 
 
 class TrackFinder(Head):
@@ -102,8 +107,8 @@ class TrackFinder(Head):
         self.inputs = HeadInputs(config.inputs, context, width)
         self.point_norm = nn.RMSNorm(width, eps=1e-5)
         self.point_feed_forward = feed_forward(width, hidden, width)
-        self.queries = nn.Parameter(torch.randn(config.num_queries, width))
-        self.query_positions = nn.Parameter(torch.randn(config.num_queries, width))
+        self.queries = nn.Parameter(torch.randn(_num_queries(config), width))
+        self.query_positions = nn.Parameter(torch.randn(_num_queries(config), width))
         self.layers = nn.ModuleList(DecoderLayer(width, hidden, config.num_heads) for _ in range(config.num_layers))
         self.classifier = feed_forward(width, width, 2)
         self.track_embedding = feed_forward(width, width, width)
@@ -113,18 +118,19 @@ class TrackFinder(Head):
         """Block outputs to what the queries claim at each of L + 1 levels: the learned queries, then every layer.
 
         Returns:
-            `class_logits` (L + 1, B, Q, 2): no track, track; `mask_logits` (L + 1, B, Q, S): is the spacepoint the
-            query's; `mask` (B, S) bool, true where there is a spacepoint.
+            `class_logits` (L + 1, B, Q, 2): no track, track; `mask_logits` (L + 1, T, Q): is the spacepoint the
+            query's.
         """
-        points, mask = pad(self._points(hidden, batch), batch.offsets)
-        queries = self.queries.expand(len(points), -1, -1)
-        levels = [self._claims(queries, points)]
-        for layer in self.layers:
-            bias = torch.log(levels[-1][1].float().sigmoid() + SMALLEST_PROBABILITY)
-            queries = layer(queries, self.query_positions, points, mask, bias)
-            levels.append(self._claims(queries, points))
-        class_logits, mask_logits = (torch.stack(parts) for parts in zip(*levels, strict=True))
-        return {"class_logits": class_logits, "mask_logits": mask_logits, "mask": mask}
+        points = self._points(hidden, batch)
+        groups = groups_of_similar_length(batch.offsets)
+        if len(groups) == 1:
+            class_logits, mask_logits = self._levels(points, batch.offsets)
+        else:
+            parts = [self._levels(points[group.tokens], group.offsets) for group in groups]
+            class_logits, mask_logits = (torch.cat(kind, dim=1) for kind in zip(*parts, strict=True))
+            class_logits = class_logits[:, torch.cat([group.events for group in groups]).argsort()]
+            mask_logits = mask_logits.index_select(1, torch.cat([group.tokens for group in groups]).argsort())
+        return {"class_logits": class_logits, "mask_logits": mask_logits}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
         """Class, Dice and focal loss: the mean over events of the sum over levels and over the pairs of an event.
@@ -136,34 +142,41 @@ class TrackFinder(Head):
         Returns:
             `class`, `dice` and `focal`, weighted.
         """
-        members = track_members(required_label(batch, self.config.label), batch.offsets)
-        self._warn_about_queries(members.shape[1])
-        losses = {
-            name: outputs["mask_logits"].new_zeros((), dtype=torch.float32) for name in ("class", "dice", "focal")
-        }
-        with torch.autocast(members.device.type, enabled=False):
-            for classes, masks in zip(outputs["class_logits"].float(), outputs["mask_logits"].float(), strict=True):
-                level = level_loss(classes, masks, members, outputs["mask"], self.config.loss)
-                losses = {name: losses[name] + level[name] / max(batch.num_events, 1) for name in losses}
-        return losses
+        config = self.config
+        track_id = required_label(batch, config.label)
+        tracks = true_tracks(track_id, batch.offsets, config.unlabelled, config.min_hits)
+        self._warn_about_queries(tracks)
+        class_logits, mask_logits = outputs["class_logits"].float(), outputs["mask_logits"]
+        with torch.autocast(track_id.device.type, enabled=False):
+            losses = track_losses(class_logits, mask_logits, tracks, config.loss, config.matcher)
+        return {name: loss.float() / max(batch.num_events, 1) for name, loss in losses.items()}
 
     def predict(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
         """The query of the highest score P(track) P(spacepoint is the query's) at the last level.
 
-        Queries that are likelier no track than a track take no spacepoint.
+        Queries that are likelier no track than a track take no spacepoint, nor do outputs that are not a number.
 
         Returns:
             `track_id` (T,) int64: the query, unique within an event only; -1 where no query is a track or the best
             score is below the threshold. `track_score` (T,) float32: the best score; 0 where no query is a track.
         """
         probability = outputs["class_logits"][-1].float().softmax(2)
-        is_track = probability[..., TRACK] > probability[..., NO_TRACK]
-        scores = probability[..., TRACK, None] * outputs["mask_logits"][-1].float().sigmoid()
-        score, query = scores.masked_fill(~is_track[..., None], -1.0).max(dim=1)
-        track_id = query.masked_fill(score < self.config.score_threshold, -1)
+        no_track = ~(probability[..., TRACK] > probability[..., NO_TRACK])
+        masks, event = outputs["mask_logits"][-1], event_index(batch.offsets)
+        best = [
+            masks[part]
+            .float()
+            .sigmoid()
+            .mul_(probability[event[part], :, TRACK])
+            .masked_fill_(no_track[event[part]], -1.0)
+            .max(dim=1)
+            for part in chunks(masks, dim=0)
+        ]
+        score = torch.cat([probability.new_zeros(0), *(scores for scores, _ in best)])
+        query = torch.cat([event[:0], *(queries for _, queries in best)])
         return {
-            "track_id": unpad(track_id, outputs["mask"]),
-            "track_score": unpad(score.clamp(min=0), outputs["mask"]),
+            "track_id": query.masked_fill(~(score >= self.config.score_threshold), -1),
+            "track_score": score.clamp(min=0),
         }
 
     def _points(self, hidden: HiddenStates, batch: EventBatch) -> Tensor:
@@ -172,14 +185,36 @@ class TrackFinder(Head):
         embedded: Tensor = points + self.point_feed_forward(points)
         return embedded
 
-    def _claims(self, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        return self.classifier(queries), self.track_embedding(queries) @ points.transpose(1, 2)
+    def _levels(self, points: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, W) points of similarly long events to the class and mask logits of every level, see `forward`."""
+        padded, mask = pad(points, offsets)
+        queries = self.queries.expand(len(padded), -1, -1)
+        classes, masks = [self.classifier(queries)], [self._masks(queries, padded)]
+        for layer in self.layers:
+            bias = torch.log(masks[-1].float().sigmoid() + SMALLEST_PROBABILITY)
+            queries = layer(queries, self.query_positions, padded, mask, bias)
+            classes.append(self.classifier(queries))
+            masks.append(self._masks(queries, padded))
+        return torch.stack(classes), torch.stack([unpad(logits.transpose(1, 2), mask) for logits in masks])
 
-    def _warn_about_queries(self, num_tracks: int) -> None:
-        if num_tracks > self.config.num_queries and not self._warned:
+    def _masks(self, queries: Tensor, points: Tensor) -> Tensor:
+        logits: Tensor = self.track_embedding(queries) @ points.transpose(1, 2)
+        return logits
+
+    def _warn_about_queries(self, tracks: TrueTracks) -> None:
+        num_queries = len(self.queries)
+        num_events = sum(count > num_queries for count in tracks.num_tracks)
+        if num_events and not self._warned:
             self._warned = True
             warnings.warn(
-                f"an event has {num_tracks} tracks and the head {self.config.num_queries} queries: "
-                "the tracks in excess are neither learned nor found; raise num_queries",
+                f"{num_events} of {len(tracks.num_tracks)} events have more tracks (up to {max(tracks.num_tracks)}) "
+                f"than the head has queries ({num_queries}): the tracks in excess are neither learned nor found; raise "
+                'num_queries, or train with num_queries "auto"',
                 stacklevel=3,
             )
+
+
+def _num_queries(config: TrackFinderConfig) -> int:
+    if config.num_queries == "auto":
+        raise NotFittedError('num_queries is "auto": fit the configuration to events first, or give a number')
+    return config.num_queries
