@@ -143,7 +143,7 @@ class FM4NPPModel(PretrainedModel):
             losses["objective"] = self.config.objective.loss(predictions["objective"], targets)
         for name, head in self._heads():
             predictions[name] = head(states, batch)
-            if set(head.labels.values()) <= set(batch.labels):
+            if head.needed <= set(batch.labels):
                 losses |= {f"{name}/{part}": value for part, value in head.loss(predictions[name], batch).items()}
         loss = torch.stack(list(losses.values())).sum() if losses else None
         return FM4NPPOutput(loss, states.last, states.blocks, states.embedding, losses, predictions)
@@ -152,8 +152,11 @@ class FM4NPPModel(PretrainedModel):
     def predict(self, batch: EventBatch) -> dict[str, dict[str, Tensor]]:
         """Every head's predictions: head name -> name -> (T, ...), in the order of the batch.
 
+        What a head reads and the batch does not have, such as tracks, is what another head of the model predicts.
+
         Raises:
             ConfigurationError: if the model has no head.
+            DataError: if a head reads something that is neither there nor predicted.
         """
         if not self.heads:
             raise ConfigurationError("the model has no head to predict with; add_head or load_head first")
@@ -161,7 +164,11 @@ class FM4NPPModel(PretrainedModel):
         self.eval()
         try:
             hidden = self.hidden_states(batch, blocks=self._reads_blocks())
-            return {name: head.predict(head(hidden, batch), batch) for name, head in self._heads()}
+            found: dict[str, dict[str, Tensor]] = {}
+            for name, head in sorted(self._heads(), key=lambda named: len(named[1].reads)):
+                own = self._completed(batch, head, found)
+                found[name] = head.predict(head(hidden, own), own)
+            return {name: found[name] for name in self.heads}
         finally:
             self.train(training)
 
@@ -252,7 +259,7 @@ class FM4NPPModel(PretrainedModel):
             DataError: naming those that are missing.
         """
         for name, head in self._heads():
-            missing = sorted(set(head.labels.values()) - set(batch.labels))
+            missing = sorted(head.needed - set(batch.labels))
             if missing:
                 raise DataError(
                     f"no label {', '.join(missing)}, which the head {name!r} is trained with",
@@ -276,6 +283,17 @@ class FM4NPPModel(PretrainedModel):
 
     def _heads(self) -> list[tuple[str, Head]]:
         return list(self.heads.items())  # type: ignore[arg-type]
+
+    def _completed(self, batch: EventBatch, head: Head, found: Mapping[str, Mapping[str, Tensor]]) -> EventBatch:
+        """The batch with what a head reads and only other heads know."""
+        missing = set(head.reads) - set(batch.labels)
+        predicted = {key: value for values in found.values() for key, value in values.items() if key in missing}
+        if unknown := sorted(missing - set(predicted)):
+            raise DataError(
+                f"the head {type(head).registered_name!r} needs {', '.join(unknown)}, which the events do not have",
+                remedy="load a head that predicts it beside this one, or give labelled events",
+            )
+        return EventBatch(batch, labels={**batch.labels, **predicted}) if predicted else batch
 
     def _stored_states(self, batch: EventBatch) -> HiddenStates:
         """The hidden states that a batch brings along, after a check that they fit this model and what it trains."""

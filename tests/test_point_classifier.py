@@ -8,7 +8,8 @@ from fm4npp.batch import EventBatch
 from fm4npp.errors import DataError
 from fm4npp.event import PARTICLE_CLASSES
 from fm4npp.heads import HeadContext, registry
-from fm4npp.heads.point_classifier import PointClassifier, PointClassifierConfig, mean_over_events
+from fm4npp.heads.labels import mean_over_events
+from fm4npp.heads.point_classifier import PointClassifier, PointClassifierConfig
 from fm4npp.testing.heads import CONTEXT, make_sample, select
 
 SMALL = PointClassifierConfig(label="kind", num_classes=3, width=16, num_heads=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -121,6 +122,15 @@ class Head(nn.Module, ABC):
 
     A name that begins with `event.` is of something that an event has one of, see `fm4npp.truth`. A classification
     `a` comes with the prediction `a_probability`, of every class."""
+    num_classes: Mapping[str, int] = MappingProxyType({})
+    """Prediction -> its number of classes, of a classification; set by the constructor."""
+    reads: tuple[str, ...] = ()
+    """Labels that `forward` needs to know; where events lack one, the prediction of that name of another head."""
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Labels without which the head cannot be trained."""
+        return frozenset({*self.labels.values(), *self.reads})
 
     @abstractmethod
     def forward(self, hidden: HiddenStates, batch: EventBatch) -> dict[str, Tensor]:

@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
-import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from fm4npp.batch import EventBatch, HiddenStates, pad, unpad
-from fm4npp.errors import DataError
-from fm4npp.event import PARTICLE_CLASSES
-from fm4npp.heads.attention import MultiHeadAttention, feed_forward
-from fm4npp.heads.base import Head, HeadConfig, HeadContext, HeadInputs
-from fm4npp.heads.labels import required_label
+from fm4npp.batch import EventBatch, HiddenStates
+from fm4npp.event import PARTICLE_CLASSES, Event
+from fm4npp.heads.attention import feed_forward
+from fm4npp.heads.base import Head, HeadContext, HeadInputs
+from fm4npp.heads.classes import ClassesConfig, balanced, check_weights, class_predictions, entropies
+from fm4npp.heads.encoder import EncoderConfig, attended
+from fm4npp.heads.labels import class_label, mean_over_events
 
 
-class PointClassifierConfig(HeadConfig):
-    """Classes and sizes of a point classifier.
+class PointClassifierConfig(EncoderConfig, ClassesConfig):
+    """Classes and sizes of a point classifier, see `ClassesConfig` and `EncoderConfig`."""
 
-    Attributes:
-        label: true class of a spacepoint; below 0: unknown, and ignored.
-        num_classes: C.
-        class_names: C names, or none.
-        width: of the attention and of the classifier.
-        num_layers: self-attention layers; the released adapters have 1.
-        num_heads: attention heads.
-    """
-
-    label: str
-    num_classes: int = Field(ge=2)
-    class_names: tuple[str, ...] = ()
-    width: PositiveInt = 256
-    num_layers: int = Field(1, ge=0, le=4)
-    num_heads: PositiveInt = 4
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for num_classes {self.num_classes}")
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        return self
+    def fit(self, events: Iterable[Event]) -> Self:
+        """Balanced weights as numbers."""
+        if self.class_weights != "balanced":
+            return self
+        return self.model_copy(update={"class_weights": balanced(events, self.label, self.num_classes)})
 
 
 class ParticleIdentifierConfig(PointClassifierConfig):
@@ -62,34 +43,6 @@ class NoiseTaggerConfig(PointClassifierConfig):
     class_names: tuple[str, ...] = ("signal", "noise")
 
 
-class SelfAttention(nn.Module):
-    """Every spacepoint gathers from all of its event: a prenorm residual without a feed-forward network."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, num_heads)
-
-    def forward(self, points: Tensor, mask: Tensor) -> Tensor:
-        """(B, S, W) and (B, S) bool, true where there is a spacepoint, to (B, S, W)."""
-        normed = self.norm(points)
-        gathered: Tensor = points + self.attention(normed, normed, mask)
-        return gathered
-
-
-def mean_over_events(values: Tensor, counted: Tensor, offsets: Tensor) -> Tensor:
-    """Scalar: the mean over all B events of the mean over an event's counted spacepoints; 0 for an event with none.
-
-    Args:
-        values: (T,).
-        counted: (T,) bool.
-        offsets: (B + 1,).
-    """
-    sums = pad(torch.where(counted, values, 0.0), offsets)[0].sum(dim=1)
-    counts = pad(counted, offsets)[0].sum(dim=1)
-    return (sums / counts.clamp(min=1)).sum() / max(len(counts), 1)
-
-
 class PointClassifier(Head):
     """Sorts spacepoints into classes: self-attention within the event, then a small network on each spacepoint.
 
@@ -105,20 +58,20 @@ class PointClassifier(Head):
         super().__init__()
         self.config = config
         self.labels = {config.label: config.label}
+        self.num_classes = {config.label: config.num_classes}
+        self.weights = check_weights(config.class_weights)
         self.inputs = HeadInputs(config.inputs, context, config.width)
-        self.layers = nn.ModuleList(SelfAttention(config.width, config.num_heads) for _ in range(config.num_layers))
+        self.layers = config.layers()
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.classifier = feed_forward(config.width, config.width, config.num_classes)
 
     def forward(self, hidden: HiddenStates, batch: EventBatch) -> dict[str, Tensor]:
         """Block outputs to `logits` (T, C)."""
-        points, mask = pad(self.inputs(hidden, batch), batch.offsets)
-        for layer in self.layers:
-            points = layer(points, mask)
-        return {"logits": self.classifier(self.norm(unpad(points, mask).to(self.norm.weight.dtype)))}
+        points = attended(self.inputs(hidden, batch), batch.offsets, self.layers)
+        return {"logits": self.classifier(self.norm(points.to(self.norm.weight.dtype)))}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
-        """Unweighted cross-entropy: the mean over events of the mean over an event's labelled spacepoints.
+        """Cross-entropy: the mean over events of the mean over an event's labelled spacepoints, times class weights.
 
         An event's part thus does not depend on the other events of the batch; an event without labelled spacepoints
         counts as 0.
@@ -126,14 +79,8 @@ class PointClassifier(Head):
         Raises:
             DataError: if the label is missing or names a class that the head does not have.
         """
-        label = required_label(batch, self.config.label)
-        if len(label) and int(label.max()) >= self.config.num_classes:
-            raise DataError(
-                f"label {self.config.label!r} has the class {int(label.max())}, "
-                f"the head only 0 to {self.config.num_classes - 1}",
-                remedy="raise num_classes or mark such spacepoints with -1",
-            )
-        entropy = cross_entropy(outputs["logits"].float(), label.clamp(min=0), reduction="none")
+        label = class_label(batch, self.config.label, self.config.num_classes)
+        entropy = entropies(outputs["logits"], label, self.weights)
         return {"cross_entropy": mean_over_events(entropy, label >= 0, batch.offsets)}
 
     def predict(self, outputs: Mapping[str, Tensor], batch: EventBatch) -> dict[str, Tensor]:
@@ -142,9 +89,7 @@ class PointClassifier(Head):
         Returns:
             The label's name: (T,) int64, the class; with `_probability` appended: (T, C) float32, of every class.
         """
-        probability = outputs["logits"].float().softmax(1)
-        name = self.config.label
-        return {name: probability.argmax(1), f"{name}_probability": probability}
+        return class_predictions(self.config.label, outputs["logits"])
 
 
 class ParticleIdentifier(PointClassifier):

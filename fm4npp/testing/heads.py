@@ -108,14 +108,14 @@ def check_head(cls: type[Head], **fields: Any) -> None:
     head = cls(config, CONTEXT).eval()
     labels = getattr(head, "labels", None)
     _require(isinstance(labels, Mapping), cls, "set self.labels in the constructor: prediction -> label name")
-    sample = make_sample(SIZES, set(head.labels.values()))
+    sample = make_sample(SIZES, head.needed)
     _check_predictions(head, sample)
     _check_events_alone(head, sample)
     _check_permutation(head, sample)
     _check_state(head, config, sample)
     _check_gradients(head, sample)
     for sizes in ((0,), (1,), (0, 0)):
-        _check_gradients(head, make_sample(sizes, set(head.labels.values())))
+        _check_gradients(head, make_sample(sizes, head.needed))
 
 
 def _require(condition: bool, cls: type, message: str) -> None:

@@ -7,7 +7,11 @@ from fm4npp.batch import pad, unpad
 from fm4npp.heads.point_classifier import NoiseTagger, ParticleIdentifier, PointClassifier
 from fm4npp.testing.heads import check_head
 
-REQUIRED_FIELDS = {"point-classification": {"label": "kind", "num_classes": 3}}
+REQUIRED_FIELDS = {
+    "point-classification": {"label": "kind", "num_classes": 3},
+    "point-regression": {"mean": [0.5], "std": [2.0]},
+    "track-regression": {"quantities": ["particle.log_pt", "particle.eta"], "mean": [0.5, 0], "std": [2.0, 1.0]},
+}
 """Configuration of heads that have fields without a default."""
 
 
