@@ -40,7 +40,7 @@ TOKENS = 3072
 PRETRAIN_STEPS = 400
 HEADS: dict[str, dict[str, Any]] = {
     "track-finding": {"type": "track-finding", "num_queries": 40},
-    "noise-tagging": {"type": "noise-tagging"},
+    "noise-tagging": {"type": "noise-tagging", "class_weights": "balanced"},
 }
 HEAD_STEPS = {"track-finding": 180, "noise-tagging": 90}
 console = Console(highlight=False, soft_wrap=True)
@@ -69,9 +69,10 @@ def pretrain_backbone(files: dict[str, Path], folder: Path, steps: int) -> dict[
     """Pretrain on the events without looking at their labels."""
     values = {
         "model": {
-            "objective": {"type": "k-nnn", "targets": "offset", "energy": True},
+            "serializer": "tracklets",
+            "objective": {"type": "continuation", "energy": True},
             "embedding": {"projection": "learned"},
-            "backbone": {"type": "mamba2", "width": 64, "num_layers": 6, "state_size": 16},
+            "backbone": {"type": "mamba2", "width": 64, "num_layers": 6, "state_size": 16, "alternate": True},
         },
         "data": {"train": [files["pretrain"]], "validation": [files["validation"]], "fit_events": 500},
         "training": {

@@ -128,7 +128,7 @@ def test_overrides_reach_into_components(events_files):
     assert config.training.seed == 5
 
 
-@pytest.mark.parametrize("name", ["laptop"])
+@pytest.mark.parametrize("name", ["laptop", "fm4npp"])
 def test_shipped_configurations_are_valid(name):
     from fm4npp.configuration import FM4NPPConfig
 
