@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from huggingface_hub import ModelCard, ModelCardData
+from collections.abc import Sequence
+from typing import cast
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fm4npp.configuration import FM4NPPConfig
 
@@ -61,3 +64,31 @@ def model_card(config: FM4NPPConfig) -> ModelCard:
         "metadata": ModelCardData(library_name="fm4npp", tags=TAGS).to_yaml(),
     }
     return ModelCard(TEMPLATE.format(**fields))
+
+
+BEGIN, END = "<!-- fm4npp evaluation: begin -->", "<!-- fm4npp evaluation: end -->"
+"""Around the table that an evaluation writes; what stands between them is replaced."""
+
+
+def with_evaluation(card: ModelCard, table: str, results: Sequence[EvalResult], name: str) -> ModelCard:
+    """A card with the numbers of an evaluation in place of those of the one before.
+
+    Args:
+        card: of a model or a head.
+        table: Markdown.
+        results: the same numbers for the card's `model-index`; entries of other types of data stay.
+        name: of the model, if the card does not say.
+    """
+    section = f"{BEGIN}\n## Evaluation\n\n{table}\n{END}"
+    before, found, after = card.text.partition(BEGIN)
+    text = before + section + after.partition(END)[2] if found else f"{card.text.rstrip()}\n\n{section}\n"
+    own = {result.dataset_type for result in results}
+    data = cast(ModelCardData, card.data)
+    others = [result for result in data.eval_results or [] if result.dataset_type not in own]
+    data.eval_results, data.model_name = [*others, *results] or None, data.model_name or name
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.lstrip()}")
+
+
+def empty_card(title: str) -> ModelCard:
+    """The card of a folder that has none."""
+    return ModelCard(f"---\n{ModelCardData(library_name='fm4npp', tags=TAGS).to_yaml()}\n---\n# {title}\n")

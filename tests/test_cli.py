@@ -52,9 +52,9 @@ def run(tmp_path_factory):
     call("simulate", "--events", 20, "--seed", 1, "--output", train, *gun)
     call("simulate", "--events", 6, "--seed", 2, "--output", test, *gun)
     model = folder / "model"
-    data = (f"data.train={train}", f"data.validation={test}")
+    data = (f"data.train={train}", f"data.validation={train}")
     call("pretrain", "--config", folder / "config.yaml", "--output", model, *data)
-    common = ("--model", model, "--data", train, "--validation", test)
+    common = ("--model", model, "--data", train, "--validation", train)
     call("adapt", *common, "--head", "track-finding", "--output", folder / "tracks", *SMALL_HEAD, *FEW_STEPS)
     call("adapt", *common, "--head", "noise-tagging", "--output", folder / "noise", "head.width=32", *FEW_STEPS)
     return folder

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fm4npp.cli.app import AsJson, Debug, MaxRejected, command, finish, progress
+from fm4npp.errors import ConfigurationError
 from fm4npp.registry import Unknown, suggest
 
 Overrides = Annotated[
@@ -96,7 +99,14 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="Labelled events file; may be given several times.")],
     output: Annotated[Path, typer.Option(help="Report to write (JSON).")],
     head: Annotated[list[str] | None, typer.Option(help="Head folder or Hub id; may be given several times.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write: the report with pictures, in one file.")] = None,
+    update_card: Annotated[Path | None, typer.Option(help="Folder whose README.md is to get the numbers.")] = None,
+    hub_dataset: Annotated[str | None, typer.Option(help="OWNER/NAME of the data on the Hub, for the card.")] = None,
     min_hits: Annotated[int, typer.Option(min=1, help="Fewest spacepoints of a true track that counts.")] = 1,
+    pt_min: Annotated[float | None, typer.Option(help="Lowest pT of a true track that counts, GeV/c.")] = None,
+    pt_max: Annotated[float | None, typer.Option(help="Highest pT of a true track that counts, GeV/c.")] = None,
+    abs_eta_max: Annotated[float | None, typer.Option(help="Largest |eta| of a true track that counts.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even on events that were seen in training.")] = False,
     tokens_per_batch: TokensOption = 16384,
     backend: BackendOption = "auto",
     device: DeviceOption = "auto",
@@ -105,30 +115,49 @@ def evaluate(
 ) -> None:
     """Judge heads on labelled events; without a head, the pretraining objective.
 
-    Example: fm4npp evaluate --model runs/a --head runs/tracks --data test.parquet --output report.json
+    Example: fm4npp evaluate --model runs/a --head runs/tracks --data test.parquet --output r.json --html r.html
     """
-    from fm4npp import __version__
+    from fm4npp.cli import reports
     from fm4npp.data import EventDataset
     from fm4npp.evaluation import evaluate as evaluated
-    from fm4npp.files import sha256, write_json
+    from fm4npp.evaluation import hygiene
+    from fm4npp.evaluation.report import assemble
+    from fm4npp.files import write_json
+    from fm4npp.metrics import TrackSelection
+    from fm4npp.plotting.style import check as check_matplotlib
 
-    loaded, processor = load(model, head or [], backend, device)
+    selection = TrackSelection(min_hits, pt_min, pt_max, abs_eta_max)
+    if hub_dataset is not None and update_card is None:
+        raise ConfigurationError("--hub-dataset is for a card; say which with --update-card")
+    if update_card is not None:
+        reports.check_card(update_card)
+    if html is not None:
+        check_matplotlib()
+    loaded, processor, folders = load_named(model, head or [], backend, device)
     events = EventDataset(data)
+    files = hygiene.identified(events.paths)
+    origins = hygiene.origins(model, loaded.config.training, folders, list(loaded.heads))
+    cautions, seen = hygiene.check(files, origins, force=force), hygiene.seen(files, origins)
+    if seen and update_card is not None:
+        raise ConfigurationError(f"{update_card}: a card gets no numbers on events that were seen in training")
+    for caution in cautions:
+        warnings.warn(caution, stacklevel=1)
     with progress("evaluating", len(events)) as update:
         metrics = evaluated(
-            loaded, processor, events, tokens_per_batch=tokens_per_batch, min_hits=min_hits, progress=update
+            loaded, processor, events, tokens_per_batch=tokens_per_batch, selection=selection, progress=update
         )
-    report = {
-        "format": 1,
-        "fm4npp": __version__,
-        "model": loaded.backbone_identity(),
-        "backend": loaded.backend,
-        "device": str(loaded.device),
-        "data": {str(path): sha256(path) for path in data},
-        "heads": metrics,
-    }
+    report = assemble(
+        loaded, events, metrics, files=files, selection=selection, heads=folders, warnings=cautions, seen=seen
+    )
     write_json(output, report)
-    finish(report, as_json, *(_row(name, values) for name, values in metrics.items()), f"report: {output}")
+    written = [f"report: {output}"]
+    if html is not None:
+        reports.write_page(html, report, loaded, processor, events)
+        written.append(f"page: {html}")
+    if update_card is not None:
+        reports.write_card(update_card, report, hub_dataset)
+        written.append(f"card: {update_card / reports.CARD_NAME}")
+    finish(report, as_json, f"counted: {selection}", *_lines(report), *written)
 
 
 @command
@@ -177,6 +206,12 @@ def predict(
 
 def load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any]:
     """A checkpoint with its heads, and its processor."""
+    loaded, processor, _ = load_named(model, heads, backend, device)
+    return loaded, processor
+
+
+def load_named(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, Any, dict[str, str]]:
+    """A checkpoint with its heads, its processor, and from which folder or Hub id each head is."""
     import torch
 
     from fm4npp.choices import BACKENDS
@@ -190,9 +225,8 @@ def load(model: str, heads: list[str], backend: str, device: str) -> tuple[Any, 
     except RuntimeError as error:
         raise Unknown(f"unknown device {device!r}; try auto, cpu or cuda") from error
     loaded = FM4NPPModel.from_pretrained(model, device=chosen or "cpu", backend=backend)  # type: ignore[arg-type]
-    for folder in heads:
-        loaded.load_head(folder)
-    return loaded, FM4NPPProcessor(loaded.config)
+    folders = {loaded.load_head(folder): folder for folder in heads}
+    return loaded, FM4NPPProcessor(loaded.config), folders
 
 
 def _print_config(settings: Any) -> None:
@@ -225,20 +259,20 @@ def _best(record: dict[str, Any]) -> str:
     return f"training loss {record['training_loss']:.6g} at step {record['step']}, not validated"
 
 
-def _row(name: str, metrics: dict[str, Any]) -> str:
-    """One line for people; the report has everything."""
-    keys = {
-        "track finding": ("ari_per_event_mean", "ari_pooled", "efficiency", "purity"),
-        "classification": ("accuracy", "macro_precision", "macro_recall", "macro_f1"),
-        "pretraining": ("loss",),
-    }[metrics["task"]]
-    values = ", ".join(f"{key} {_number(metrics[key])}{_interval(metrics, key)}" for key in keys)
-    return f"{name}: {values} ({metrics['num_events']} events, {metrics['num_hits']} spacepoints)"
+def _lines(report: dict[str, Any]) -> list[str]:
+    """One line for each head; the report has everything."""
+    from fm4npp.evaluation.report import rows, told
+
+    lines = []
+    for entry, found in groupby(rows(report), key=lambda row: row.entry):
+        said = ", ".join(f"{row.metric} {told(row)}" for row in found)
+        lines.append(f"{entry}: {said} ({_judged(report['heads'][entry])})")
+    return lines
 
 
-def _interval(metrics: dict[str, Any], key: str) -> str:
-    interval = metrics.get("intervals", {}).get(key)
-    return f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+def _judged(metrics: dict[str, Any]) -> str:
+    counts = f"{metrics['num_values']} values" if "num_values" in metrics else f"{metrics['num_hits']} spacepoints"
+    return f"{metrics['num_events']} events, {counts}"
 
 
 def _number(value: float | None) -> str:

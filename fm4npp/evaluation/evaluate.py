@@ -3,20 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from fm4npp.errors import DataError
 from fm4npp.evaluation.predict import predict_events
-from fm4npp.event import Event
-from fm4npp.metrics import evaluate_classes, evaluate_tracks
+from fm4npp.event import Array, Event
+from fm4npp.heads import Head
+from fm4npp.metrics import (
+    TrackSelection,
+    TracksOfEvent,
+    evaluate_classes,
+    evaluate_probabilities,
+    evaluate_tracks,
+    evaluate_values,
+    per_event_ari,
+)
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
-from fm4npp.truth import truth
+from fm4npp.truth import is_of_event, truth
 
 Report = dict[str, Any]
+
+PROBABILITY = "_probability"
+"""Appended to the name of a predicted class, it names the probabilities of all classes."""
+WEIGHT = "weight"
+"""Label with the weight of every spacepoint in the TrackML score; without it all weigh the same."""
+EVERY_TRACK = TrackSelection()
+
+
+@dataclasses.dataclass
+class _Found:
+    """What one prediction of a head is judged by: one entry an event.
+
+    Attributes:
+        true: (N,) each, or (1,) of the event.
+        predicted: of the same lengths.
+        probabilities: (N, C) each, or none of them.
+        particles: of the events, for tracks.
+        weights: (N,) each, or none of them, for tracks.
+    """
+
+    true: list[Array] = dataclasses.field(default_factory=list)
+    predicted: list[Array] = dataclasses.field(default_factory=list)
+    probabilities: list[Array] = dataclasses.field(default_factory=list)
+    particles: list[Mapping[str, Array]] = dataclasses.field(default_factory=list)
+    weights: list[Array | None] = dataclasses.field(default_factory=list)
+
+    def add(self, event: Event, head: Head, prediction: str, values: Mapping[str, Array]) -> None:
+        """Keep what judges one event."""
+        self.true.append(truth(event, head.labels[prediction]))
+        self.predicted.append(values[prediction])
+        if head.task == "track finding":
+            self.particles.append(event.particles)
+            self.weights.append(event.labels.get(WEIGHT))
+        elif prediction + PROBABILITY in values:
+            self.probabilities.append(values[prediction + PROBABILITY])
 
 
 def evaluate(
@@ -25,7 +70,7 @@ def evaluate(
     events: Iterable[Event],
     *,
     tokens_per_batch: int = 16384,
-    min_hits: int = 1,
+    selection: TrackSelection = EVERY_TRACK,
     progress: Callable[[int], None] = lambda num_events: None,
 ) -> Report:
     """Evaluate every head of a model; a model without heads is evaluated by its objective.
@@ -35,45 +80,79 @@ def evaluate(
         processor: of the same checkpoint.
         events: with the labels that the heads were trained with.
         tokens_per_batch: spacepoints run at once, at most.
-        min_hits: fewest spacepoints of a true track that counts in efficiency and purity; 1 is the paper's.
+        selection: which true tracks count in everything but the Rand index; the default is the paper's.
         progress: called with the number of events after each one.
 
     Returns:
-        Head name -> its metrics as plain values; see `TrackingMetrics` and `ClassificationMetrics`.
+        Head name, or head/prediction of a head with several, -> its metrics as plain values: `TrackingMetrics` and
+        `ari_per_event`, `ClassificationMetrics` and, as `probabilities`, `ProbabilityMetrics`, or `RegressionMetrics`.
 
     Raises:
         DataError: if there is no event, or a label is missing.
     """
     if not model.heads:
         return {"objective": objective_loss(model, processor, events, tokens_per_batch=tokens_per_batch)}
-    pairs: dict[tuple[str, str], list[tuple[Any, Any]]] = {
-        (name, prediction): [] for name in model.heads for prediction in _labels(model, name)
-    }
+    heads: dict[str, Head] = dict(model.heads.items())  # type: ignore[arg-type]
+    kept = {(name, prediction): _Found() for name, head in heads.items() for prediction in head.labels}
     count = 0
     for event, predictions in predict_events(model, processor, events, tokens_per_batch=tokens_per_batch):
-        for name, found in predictions.items():
-            for prediction, label in _labels(model, name).items():
-                pairs[name, prediction].append((truth(event, label), found[prediction]))
+        for (name, prediction), found in kept.items():
+            found.add(event, heads[name], prediction, predictions[name])
         count += 1
         progress(count)
     if not count:
         raise DataError("no events to evaluate")
     return {
-        name if len(_labels(model, name)) == 1 else f"{name}/{prediction}": _metrics(model, name, found, min_hits)
-        for (name, prediction), found in pairs.items()
+        entry_name(heads[name], name, prediction): _metrics(heads[name], prediction, found, selection)
+        for (name, prediction), found in kept.items()
     }
 
 
-def _labels(model: FM4NPPModel, name: str) -> dict[str, str]:
-    return dict(model.heads[name].labels)  # type: ignore[arg-type]
+def entry_name(head: Head, name: str, prediction: str) -> str:
+    """What a report calls a prediction: the head's name, with the prediction's if the head has several."""
+    return name if len(head.labels) == 1 else f"{name}/{prediction}"
 
 
-def _metrics(model: FM4NPPModel, name: str, pairs: list[tuple[Any, Any]], min_hits: int) -> Report:
-    head = model.heads[name]
+def _metrics(head: Head, prediction: str, found: _Found, selection: TrackSelection) -> Report:
     if head.task == "track finding":
-        return {"task": head.task, **dataclasses.asdict(evaluate_tracks(pairs, min_hits))}
-    classes = int(head.config.num_classes)  # type: ignore[union-attr, arg-type]
-    return {"task": "classification", **dataclasses.asdict(evaluate_classes(pairs, classes))}
+        return _of_tracks(found, selection)
+    if head.task == "regression":
+        values = evaluate_values(zip(found.true, found.predicted, strict=True))
+        return {"task": head.task, **dataclasses.asdict(values)}
+    return _of_classes(found, head, prediction)
+
+
+def _of_tracks(found: _Found, selection: TrackSelection) -> Report:
+    events = map(TracksOfEvent, found.true, found.predicted, found.particles, found.weights)
+    metrics = dataclasses.asdict(evaluate_tracks(events, selection))
+    ari = [per_event_ari(true, predicted) for true, predicted in zip(found.true, found.predicted, strict=True)]
+    return {"task": "track finding", **metrics, "ari_per_event": ari}
+
+
+def _of_classes(found: _Found, head: Head, prediction: str) -> Report:
+    true = [as_classes(values) for values in found.true]
+    num_classes = found.probabilities[0].shape[1] if found.probabilities else int(head.config.num_classes)
+    metrics = dataclasses.asdict(evaluate_classes(zip(true, found.predicted, strict=True), num_classes))
+    class_names = _class_names(head, head.labels[prediction], num_classes)
+    unit = "events" if is_of_event(head.labels[prediction]) else "spacepoints"
+    report = {"task": "classification", **metrics, "class_names": class_names, "unit": unit}
+    if found.probabilities:
+        probabilities = evaluate_probabilities(zip(true, found.probabilities, strict=True), num_classes)
+        report["probabilities"] = dataclasses.asdict(probabilities)
+    return report
+
+
+def as_classes(values: Array) -> Array:
+    """(N,) int64 classes of (N,) truth, -1 where that is NaN."""
+    numbers = np.asarray(values)
+    return np.where(np.isnan(numbers), -1, numbers).astype(np.int64) if numbers.dtype.kind == "f" else numbers
+
+
+def _class_names(head: Head, label: str, num_classes: int) -> list[str]:
+    """What a head's configuration calls the classes of a label; their numbers if it does not say."""
+    tasks = [task for task in getattr(head.config, "tasks", ()) if task.label == label]
+    names = getattr(tasks[0] if tasks else head.config, "class_names", None) or ()
+    return [str(name) for name in (names if len(names) == num_classes else range(num_classes))]
 
 
 @torch.no_grad()

@@ -57,6 +57,15 @@ def new_figure(matplotlib: Any, width: float, height: float) -> Any:
     return figure
 
 
+def check() -> None:
+    """Whether pictures can be drawn, before anything slow.
+
+    Raises:
+        FM4NPPError: if matplotlib is not installed.
+    """
+    _matplotlib()
+
+
 def _matplotlib() -> Any:
     try:
         import matplotlib

@@ -85,13 +85,17 @@ class _Export:
 
     def __init__(self, model: FM4NPPModel, config: AdaptConfig, folder: Path) -> None:
         self.model, self.config, self.folder = model, config, folder
+        self._base = model.config
 
     def __call__(self, weights: Mapping[str, Tensor], record: Metrics, about: Metrics) -> None:
         sharding.load_trainable(self.model, weights)
+        # The data too, so that nobody evaluates on it unawares, wherever the run's folder is.
+        trained = {**record, "backend": about["backend"], "run": about["config"], "data": about["data"]}
         if self.config.tuning == "full":
+            adapted = {**self._base.training.get("adapted", {}), self.config.name: trained}
+            self.model.config = self._base.updated(training={**self._base.training, "adapted": adapted})
             self.model.save_pretrained(self.folder)
         else:
-            trained = {**record, "backend": about["backend"], "run": about["config"]}
             self.model.save_head(self.config.name, self.folder, training=trained)
 
 
@@ -99,7 +103,7 @@ def _add_head(model: FM4NPPModel, config: AdaptConfig, sources: Sources) -> froz
     """Attach the head, with what it takes from the training events; the labels it is trained with."""
     name, settings = typed(heads.registry, config.head)
     fitted = settings.fit(sources.fit_events())
-    labels = frozenset(model.add_head(config.name, {"type": name, **fitted.model_dump(mode="json")}).labels.values())
+    labels = model.add_head(config.name, {"type": name, **fitted.model_dump(mode="json")}).needed
     check_labels(sources, labels)
     return labels
 

@@ -91,6 +91,7 @@ class _Export:
             "backend": about["backend"],
             **record,
             "run": about["config"],
+            "data": about["data"],  # so that nobody evaluates on it unawares, wherever the run's folder is
         }
         self.model.config = self._config.updated(training=trained)
         self.model.save_pretrained(self.folder)
