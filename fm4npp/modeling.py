@@ -278,7 +278,9 @@ class FM4NPPModel(PretrainedModel):
 
     def _build_head(self, spec: str | Mapping[str, Any]) -> Head:
         name, config = typed(heads.registry, spec)
-        context = HeadContext(self.config.width, self._num_blocks, len(self.config.feature_names))
+        kinds = {detector.geometry.periodic for detector in self.config.detectors}
+        periodic = kinds.pop() if len(kinds) == 1 else None
+        context = HeadContext(self.config.width, self._num_blocks, len(self.config.feature_names), periodic)
         return heads.get(name)(config, context)
 
     def _heads(self) -> list[tuple[str, Head]]:
@@ -286,14 +288,25 @@ class FM4NPPModel(PretrainedModel):
 
     def _completed(self, batch: EventBatch, head: Head, found: Mapping[str, Mapping[str, Tensor]]) -> EventBatch:
         """The batch with what a head reads and only other heads know."""
-        missing = set(head.reads) - set(batch.labels)
-        predicted = {key: value for values in found.values() for key, value in values.items() if key in missing}
-        if unknown := sorted(missing - set(predicted)):
-            raise DataError(
-                f"the head {type(head).registered_name!r} needs {', '.join(unknown)}, which the events do not have",
-                remedy="load a head that predicts it beside this one, or give labelled events",
-            )
+        missing = sorted(set(head.reads) - set(batch.labels))
+        predicted = {label: self._predicted(label, head, found) for label in missing}
         return EventBatch(batch, labels={**batch.labels, **predicted}) if predicted else batch
+
+    def _predicted(self, label: str, reader: Head, found: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        """What the one head that is judged by a label has found."""
+        sources = {
+            name: values[prediction]
+            for name, values in found.items()
+            for prediction, judged_by in dict(self._heads())[name].labels.items()
+            if judged_by == label
+        }
+        if len(sources) != 1:
+            said = f"the heads {' and '.join(sources)} all predict" if sources else "no other head predicts"
+            raise DataError(
+                f"the head {type(reader).registered_name!r} needs {label}, which the events do not have and {said}",
+                remedy="load one head that predicts it beside this one, or give labelled events",
+            )
+        return next(iter(sources.values()))
 
     def _stored_states(self, batch: EventBatch) -> HiddenStates:
         """The hidden states that a batch brings along, after a check that they fit this model and what it trains."""

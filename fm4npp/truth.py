@@ -46,7 +46,7 @@ def truth(event: Event, name: str) -> Array:
     """
     if missing([name], event.labels, event.particles, event.scalars):
         raise DataError(
-            f"has no truth {name!r}",
+            f"has no label {name!r}",
             file=event.source or None,
             event=event.event_id,
             remedy="convert the file together with its labels",

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm4npp.batch import EventBatch
-from fm4npp.errors import DataError
+from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.evaluation import evaluate
 from fm4npp.event import Event
+from fm4npp.heads import HeadContext
 from fm4npp.heads.classes import balanced
 from fm4npp.heads.edge_clusterer import EdgeClusterer, canonical, neighbour_edges
 from fm4npp.heads.encoder import EncoderConfig, attended
@@ -20,6 +22,7 @@ from fm4npp.heads.regressors import PointRegressor, TrackRegressor, TrackRegress
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.testing.heads import CONTEXT, make_sample
+from tests.conftest import tiny_config
 
 
 def labelled(**labels):
@@ -44,15 +47,26 @@ def learn(head, sample, steps=60):
 
 def test_balanced_weights_are_those_of_the_formula():
     events = [labelled(is_noise=np.array([0, 0, 0, 1], bool)), labelled(is_noise=np.array([0, 0], bool))]
-    assert balanced(events, "is_noise", 2) == pytest.approx((6 / (2 * 5), 6 / (2 * 1)))
-    assert balanced([labelled(kind=np.array([0, 2, -1]))], "kind", 4) == pytest.approx((1, 1, 1, 1))
+    assert balanced(iter(events), {"is_noise": 2})["is_noise"] == pytest.approx((6 / (2 * 5), 6 / (2 * 1)))
+    assert balanced([labelled(kind=np.array([0, 2, -1]))], {"kind": 4})["kind"] == pytest.approx((1, 1, 1, 1))
+
+
+def test_tasks_take_their_weights_in_one_reading():
+    events = [labelled(kind=np.array([0, 0, 1]), is_noise=np.array([True, False, False]))]
+    tasks = (
+        TaskConfig(label="kind", num_classes=2, class_weights="balanced"),
+        TaskConfig(label="is_noise", num_classes=2, class_weights="balanced"),
+        TaskConfig(label="other", num_classes=2, class_weights=(1, 2)),
+    )
+    fitted = MultitaskConfig(tasks=tasks).fit(iter(events))
+    assert [task.class_weights for task in fitted.tasks] == [(0.75, 1.5), (0.75, 1.5), (1, 2)]
 
 
 def test_weights_that_cannot_be_had_are_one_line():
     with pytest.raises(DataError, match="no training event has a known 'kind'"):
-        balanced([labelled(kind=np.array([-1, -1]))], "kind", 2)
+        balanced([labelled(kind=np.array([-1, -1]))], {"kind": 2})
     with pytest.raises(DataError, match="a.parquet: event 3: label 'kind' has the class 5, the head only 0 to 1"):
-        balanced([labelled(kind=np.array([5]))], "kind", 2)
+        balanced([labelled(kind=np.array([5]))], {"kind": 2})
     with pytest.raises(DataError, match="class_weights='balanced' needs training events"):
         NoiseTagger(NoiseTaggerConfig(class_weights="balanced"), CONTEXT)
     with pytest.raises(ValueError, match="3 class_weights for num_classes 2"):
@@ -167,13 +181,13 @@ def test_tracks_are_numbered_event_by_event(track_id, cut):
 
 
 def test_tracks_come_from_another_head_where_events_have_none(events):
-    model = FM4NPPModel(FM4NPPProcessor(tiny()).fit(events).config)
+    model = FM4NPPModel(FM4NPPProcessor(tiny_config()).fit(events).config)
     model.add_head("momenta", {"type": "track-regression", "mean": [0.0], "std": [1.0], "width": 32})
     batch = FM4NPPProcessor(model.config)(events[:3], targets=False)
     alone = model.predict(batch)["momenta"]
     unlabelled = EventBatch(batch, labels={})
     with pytest.raises(
-        DataError, match="the head 'track-regression' needs track_id, which the events do not have; load"
+        DataError, match="the head 'track-regression' needs track_id, which the events do not have and no other head"
     ):
         model.predict(unlabelled)
     model.add_head("tracks", {"type": "edge-clustering", "width": 32})
@@ -182,12 +196,29 @@ def test_tracks_come_from_another_head_where_events_have_none(events):
     known = EventBatch(batch, labels={"track_id": found["tracks"]["track_id"]})
     torch.testing.assert_close(found["momenta"], model.predict(known)["momenta"])
     torch.testing.assert_close(model.predict(batch)["momenta"], alone)  # truth goes before prediction
+    model.add_head("others", {"type": "edge-clustering", "width": 32})
+    with pytest.raises(DataError, match="the heads tracks and others all predict; load one head"):
+        model.predict(unlabelled)
+    assert "momenta" in model.predict(batch)
 
 
-def tiny():
-    from tests.conftest import tiny_config
+def test_tracks_of_another_head_are_those_that_the_label_names(events):
+    model = FM4NPPModel(FM4NPPProcessor(tiny_config()).fit(events).config)
+    model.add_head("momenta", {"type": "track-regression", "tracks": "layer", "mean": [0.0], "std": [1.0], "width": 32})
+    model.add_head("tracks", {"type": "edge-clustering", "width": 32, "label": "layer"})
+    batch = EventBatch(FM4NPPProcessor(model.config)(events[:2], targets=False), labels={})
+    found = model.predict(batch)
+    known = EventBatch(batch, labels={"layer": found["tracks"]["track_id"]})
+    torch.testing.assert_close(found["momenta"], model.predict(known)["momenta"])
 
-    return tiny_config()
+
+def test_a_track_is_judged_once(events):
+    model = FM4NPPModel(FM4NPPProcessor(tiny_config()).fit(events).config)
+    model.add_head("momenta", {"type": "track-regression", "mean": [0.0], "std": [1.0], "width": 32})
+    owners = [event.labels["track_id"] for event in events[:4]]
+    found = evaluate(model, FM4NPPProcessor(model.config), events[:4])["momenta"]
+    assert found["num_values"] + found["num_unknown"] == sum(len(set(track[track >= 0])) for track in owners)
+    assert found["num_values"] > 0
 
 
 # ---- edges
@@ -206,6 +237,35 @@ def test_edges_are_the_nearest_of_either_end_the_shorter_way_round():
     edges = neighbour_edges(coordinates, offsets, 3, (False, True, False))
     assert [tuple(pair) for pair in edges.T.tolist()] == sorted(expected)
     assert neighbour_edges(coordinates[:1], torch.tensor([0, 1]), 3, (False,) * 3).shape == (2, 0)
+
+
+def test_a_place_just_outside_the_turn_has_neighbours_too():
+    coordinates = torch.tensor([[0.5, y, 0.5] for y in (-1e-20, 0.999, 1.0, 0.01, 1.02, 0.3, 0.5)])
+    edges = neighbour_edges(coordinates, torch.tensor([0, 7]), 2, (False, True, False))
+    assert {tuple(pair) for pair in edges.T.tolist()} >= {(0, 1), (0, 2), (3, 4)}
+
+
+def test_edges_wrap_where_the_detector_does():
+    def joined(detectors, **fields):
+        context = HeadContext(CONTEXT.width, CONTEXT.num_blocks, CONTEXT.num_features, detectors)
+        return EdgeClusterer(EdgeClusterer.Config(width=16, **fields), context).periodic
+
+    assert joined((False, True, False)) == (False, True, False)
+    assert joined((False, True, False), periodic=(False,) * 3) == (False,) * 3
+    assert joined(None, periodic=(True, False, False)) == (True, False, False)
+    with pytest.raises(ConfigurationError, match="differ in which coordinates are periodic; give head.periodic"):
+        joined(None)
+
+
+@pytest.mark.parametrize("names", [("sphenix-tpc",), ("lartpc",), ("sphenix-tpc", "lartpc")])
+def test_heads_are_told_what_is_periodic_in_all_detectors(names):
+    model = FM4NPPModel(tiny_config(detectors=names))
+    spec = {"type": "edge-clustering", "width": 16}
+    if len(names) > 1:
+        with pytest.raises(ConfigurationError, match="give head.periodic"):
+            model.add_head("tracks", spec)
+        return
+    assert model.add_head("tracks", spec).periodic == (False, names[0] == "sphenix-tpc", False)
 
 
 def test_edges_that_hold_are_tracks():

@@ -39,7 +39,7 @@ def test_an_event_has_one_of_its_scalars():
 
 @pytest.mark.parametrize("name", ["particle.charge", "event.weight", "is_noise", "particle."])
 def test_what_is_not_there_is_one_line_with_file_and_event(name):
-    with pytest.raises(DataError, match=f"a.parquet: event 7: has no truth '{name}'; convert") as caught:
+    with pytest.raises(DataError, match=f"a.parquet: event 7: has no label '{name}'; convert") as caught:
         truth(event(), name)
     assert "\n" not in str(caught.value)
 

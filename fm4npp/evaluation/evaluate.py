@@ -55,8 +55,9 @@ class _Found:
 
     def add(self, event: Event, head: Head, prediction: str, values: Mapping[str, Array]) -> None:
         """Keep what judges one event."""
-        self.true.append(truth(event, head.labels[prediction]))
-        self.predicted.append(values[prediction])
+        rows = slice(None) if head.grouped_by is None else first_of_each(truth(event, head.grouped_by))
+        self.true.append(truth(event, head.labels[prediction])[rows])
+        self.predicted.append(values[prediction][rows])
         if head.task == "track finding":
             self.particles.append(event.particles)
             self.weights.append(event.labels.get(WEIGHT))
@@ -140,6 +141,12 @@ def _of_classes(found: _Found, head: Head, prediction: str) -> Report:
         probabilities = evaluate_probabilities(zip(true, found.probabilities, strict=True), num_classes)
         report["probabilities"] = dataclasses.asdict(probabilities)
     return report
+
+
+def first_of_each(track: Array) -> Array:
+    """One spacepoint of each track of (N,), which speaks for all of it; of those below 0 none."""
+    first: Array = np.unique(track, return_index=True)[1]
+    return first[track[first] >= 0]
 
 
 def as_classes(values: Array) -> Array:

@@ -49,11 +49,13 @@ class HeadContext:
         width: of the backbone.
         num_blocks: of the backbone.
         num_features: columns of `EventBatch.features`.
+        periodic: coordinates whose two ends are the same place; None if the model's detectors differ in that.
     """
 
     width: int
     num_blocks: int
     num_features: int
+    periodic: tuple[bool, bool, bool] | None = (False, False, False)
 
 
 class LayerMix(nn.Module):
@@ -125,7 +127,9 @@ class Head(nn.Module, ABC):
     num_classes: Mapping[str, int] = MappingProxyType({})
     """Prediction -> its number of classes, of a classification; set by the constructor."""
     reads: tuple[str, ...] = ()
-    """Labels that `forward` needs to know; where events lack one, the prediction of that name of another head."""
+    """Labels that `forward` needs to know; where events lack one, what another head that is judged by it predicts."""
+    grouped_by: str | None = None
+    """Label whose spacepoints share a prediction, judged once for all of them; those below 0 are not judged."""
 
     @property
     def needed(self) -> frozenset[str]:

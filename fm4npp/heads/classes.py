@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -44,32 +45,41 @@ class ClassesConfig(BaseModel):
         return self
 
 
-def balanced(events: Iterable[Event], label: str, num_classes: int) -> tuple[float, ...]:
-    """Weights with which every class adds as much to the loss: N / (C n_c) for n_c of N labelled spacepoints.
+def balanced(events: Iterable[Event], num_classes: Mapping[str, int]) -> dict[str, tuple[float, ...]]:
+    """Weights with which every class of a label adds as much to the loss: N / (C n_c) for n_c of N known ones.
 
     C is the number of classes that occur; one that does not has the weight 1. The mean over the N is 1, so that the
     learning rate keeps its meaning.
 
     Args:
-        events: labelled.
-        label: see `fm4npp.truth.truth`.
-        num_classes: of the head.
+        events: labelled, read once and one by one.
+        num_classes: label, see `fm4npp.truth.truth` -> the head's number of its classes.
 
     Raises:
-        DataError: if nothing is labelled, or a class is not among those of the head.
+        DataError: if a label is nowhere known, or a class is not among those of the head.
     """
-    counts = np.zeros(num_classes, dtype=np.int64)
+    counts = {label: np.zeros(number, dtype=np.int64) for label, number in num_classes.items()}
     for event in events:
-        values = truth(event, label)
-        classes = np.where(np.isfinite(values), values, -1).astype(np.int64)
-        if len(classes) and classes.max() >= num_classes:
-            raise DataError(
-                f"label {label!r} has the class {classes.max()}, the head only 0 to {num_classes - 1}",
-                file=event.source or None,
-                event=event.event_id,
-                remedy="raise num_classes",
-            )
-        counts += np.bincount(classes[classes >= 0], minlength=num_classes)
+        for label, number in num_classes.items():
+            counts[label] += _counts(event, label, number)
+    return {label: _inverse(found, label) for label, found in counts.items()}
+
+
+def _counts(event: Event, label: str, num_classes: int) -> NDArray[np.int64]:
+    """(C,) spacepoints of each class; one of its class, if the label is of the event."""
+    values = truth(event, label)
+    classes = np.where(np.isfinite(values), values, -1).astype(np.int64)
+    if len(classes) and classes.max() >= num_classes:
+        raise DataError(
+            f"label {label!r} has the class {classes.max()}, the head only 0 to {num_classes - 1}",
+            file=event.source or None,
+            event=event.event_id,
+            remedy="raise num_classes",
+        )
+    return np.bincount(classes[classes >= 0], minlength=num_classes)
+
+
+def _inverse(counts: NDArray[np.int64], label: str) -> tuple[float, ...]:
     if not counts.any():
         raise DataError(f"no training event has a known {label!r}", remedy="train on labelled events")
     weights = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))

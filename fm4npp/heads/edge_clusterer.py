@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fm4npp.batch import EventBatch, HiddenStates
+from fm4npp.errors import ConfigurationError
 from fm4npp.heads.attention import feed_forward
 from fm4npp.heads.base import Head, HeadContext, HeadInputs
 from fm4npp.heads.encoder import EncoderConfig, attended
 from fm4npp.heads.labels import required_label
+
+Periodic = tuple[bool, bool, bool]
 
 
 class EdgeClustererConfig(EncoderConfig):
@@ -27,7 +30,7 @@ class EdgeClustererConfig(EncoderConfig):
     Attributes:
         label: true track of a spacepoint; below 0: none.
         neighbours: nearest spacepoints in normalised coordinates that each is joined to by an edge.
-        periodic: axes of these whose ends are the same place; by default phi of a detector around the beam.
+        periodic: axes of these whose ends are the same place; None: as the model's detectors have it.
         edge_width: of the network that judges edges.
         threshold: probability from which an edge holds. One wrong edge merges two tracks.
         min_hits: found tracks of fewer spacepoints are none.
@@ -35,7 +38,7 @@ class EdgeClustererConfig(EncoderConfig):
 
     label: str = "track_id"
     neighbours: PositiveInt = 10
-    periodic: tuple[bool, bool, bool] = (False, True, False)
+    periodic: Periodic | None = None
     edge_width: PositiveInt = 64
     threshold: float = Field(0.7, gt=0, lt=1)
     min_hits: PositiveInt = 3
@@ -57,6 +60,7 @@ class EdgeClusterer(Head):
         super().__init__()
         self.config = config
         self.labels = {"track_id": config.label}
+        self.periodic = _periodic(config, context)
         self.inputs = HeadInputs(config.inputs, context, config.width)
         self.layers = config.layers()
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
@@ -67,9 +71,9 @@ class EdgeClusterer(Head):
         """Block outputs to `edges` (2, E), spacepoints of the batch, and their `logits` (E,)."""
         points = attended(self.inputs(hidden, batch), batch.offsets, self.layers)
         points = self.projection(self.norm(points.to(self.norm.weight.dtype)))
-        edges = neighbour_edges(batch.coordinates, batch.offsets, self.config.neighbours, self.config.periodic)
+        edges = neighbour_edges(batch.coordinates, batch.offsets, self.config.neighbours, self.periodic)
         first, second = edges
-        apart = distance_apart(batch.coordinates[first] - batch.coordinates[second], self.config.periodic)
+        apart = distance_apart(batch.coordinates[first] - batch.coordinates[second], self.periodic)
         pair = torch.cat([points[first] + points[second], (points[first] - points[second]).abs(), apart], dim=1)
         return {"edges": edges, "logits": self.judge(pair)[:, 0]}
 
@@ -106,7 +110,17 @@ class EdgeClusterer(Head):
         return {"track_id": track_id, "track_score": torch.where(track_id >= 0, score, 0.0)}
 
 
-def neighbour_edges(coordinates: Tensor, offsets: Tensor, neighbours: int, periodic: tuple[bool, bool, bool]) -> Tensor:
+def _periodic(config: EdgeClustererConfig, context: HeadContext) -> Periodic:
+    periodic = config.periodic or context.periodic
+    if periodic is None:
+        raise ConfigurationError(
+            "edge-clustering: the model's detectors differ in which coordinates are periodic; give head.periodic, such "
+            "as [false,false,false]"
+        )
+    return periodic
+
+
+def neighbour_edges(coordinates: Tensor, offsets: Tensor, neighbours: int, periodic: Periodic) -> Tensor:
     """Edges between spacepoints that are among the nearest of one or the other, each once.
 
     Args:
@@ -119,7 +133,7 @@ def neighbour_edges(coordinates: Tensor, offsets: Tensor, neighbours: int, perio
         (2, E) int64, the first of a pair below the second, sorted.
     """
     points = coordinates.detach().cpu().double().numpy()
-    points = np.where(periodic, points % 1.0, points)
+    points = np.where(periodic, points % 1.0 % 1.0, points)  # twice: just below 0, the first gives 1
     found = [np.empty((2, 0), dtype=np.int64)]
     bounds = offsets.tolist()
     for start, stop in itertools.pairwise(bounds):
@@ -128,13 +142,14 @@ def neighbour_edges(coordinates: Tensor, offsets: Tensor, neighbours: int, perio
             continue
         own = points[start:stop]
         nearest = cKDTree(own, boxsize=np.where(periodic, 1.0, 0.0)).query(own, k=count)[1]
-        pairs = np.stack([np.repeat(np.arange(stop - start), count), nearest.ravel()])
-        pairs = np.sort(pairs[:, pairs[0] != pairs[1]], axis=0)
-        found.append(np.unique(pairs, axis=1) + start)
+        here, there = np.repeat(np.arange(stop - start), count), nearest.ravel()
+        pairs = np.unique(np.minimum(here, there) * (stop - start) + np.maximum(here, there))
+        first, second = np.divmod(pairs, stop - start)
+        found.append(np.stack([first, second])[:, first != second] + start)
     return torch.from_numpy(np.concatenate(found, axis=1)).to(coordinates.device)
 
 
-def distance_apart(difference: Tensor, periodic: tuple[bool, bool, bool]) -> Tensor:
+def distance_apart(difference: Tensor, periodic: Periodic) -> Tensor:
     """(E, 3) differences of coordinates to (E, 3) distances along each axis, the shorter way round where periodic."""
     distance = difference.abs()
     return torch.where(torch.tensor(periodic, device=distance.device), torch.minimum(distance, 1 - distance), distance)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from fm4npp.batch import EventBatch, HiddenStates, pad
@@ -28,7 +28,7 @@ class EventClassifierConfig(EncoderConfig, ClassesConfig):
     """
 
     label: str = "event.trigger"
-    num_classes: int = 2
+    num_classes: int = Field(2, ge=2)
     num_queries: PositiveInt = 4
 
     @model_validator(mode="after")
@@ -41,7 +41,8 @@ class EventClassifierConfig(EncoderConfig, ClassesConfig):
         """Balanced weights as numbers."""
         if self.class_weights != "balanced":
             return self
-        return self.model_copy(update={"class_weights": balanced(events, self.label, self.num_classes)})
+        weights = balanced(events, {self.label: self.num_classes})
+        return self.model_copy(update={"class_weights": weights[self.label]})
 
 
 class EventClassifier(Head):

@@ -50,16 +50,15 @@ class MultitaskConfig(EncoderConfig):
 
     def fit(self, events: Iterable[Event]) -> Self:
         """Balanced weights as numbers."""
-        if all(task.class_weights != "balanced" for task in self.tasks):
+        wanted = {task.label: task.num_classes for task in self.tasks if task.class_weights == "balanced"}
+        if not wanted:
             return self
-        kept = list(events)
-        tasks = [
-            task.model_copy(update={"class_weights": balanced(kept, task.label, task.num_classes)})
-            if task.class_weights == "balanced"
-            else task
+        weights = balanced(events, wanted)
+        tasks = tuple(
+            task.model_copy(update={"class_weights": weights.get(task.label, task.class_weights)})
             for task in self.tasks
-        ]
-        return self.model_copy(update={"tasks": tuple(tasks)})
+        )
+        return self.model_copy(update={"tasks": tasks})
 
 
 class Multitask(Head):

@@ -24,7 +24,8 @@ class PointClassifierConfig(EncoderConfig, ClassesConfig):
         """Balanced weights as numbers."""
         if self.class_weights != "balanced":
             return self
-        return self.model_copy(update={"class_weights": balanced(events, self.label, self.num_classes)})
+        weights = balanced(events, {self.label: self.num_classes})
+        return self.model_copy(update={"class_weights": weights[self.label]})
 
 
 class ParticleIdentifierConfig(PointClassifierConfig):

@@ -74,7 +74,7 @@ class TrackRegressor(Head):
         super().__init__()
         self.config = config
         self.labels = {name: name for name in config.quantities}
-        self.reads = (config.tracks,)
+        self.reads, self.grouped_by = (config.tracks,), config.tracks
         config.scale()
         self.inputs = HeadInputs(config.inputs, context, config.width)
         self.layers = config.layers()

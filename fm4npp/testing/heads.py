@@ -115,7 +115,9 @@ def check_head(cls: type[Head], **fields: Any) -> None:
     _check_state(head, config, sample)
     _check_gradients(head, sample)
     for sizes in ((0,), (1,), (0, 0)):
-        _check_gradients(head, make_sample(sizes, head.needed))
+        few = make_sample(sizes, head.needed)
+        _check_predictions(head, few)
+        _check_gradients(head, few)
 
 
 def _require(condition: bool, cls: type, message: str) -> None:
