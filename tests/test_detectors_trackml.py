@@ -43,6 +43,8 @@ def test_events_survive_bit_for_bit(tmp_path, generation):
         ids = [truth[hit] for hit in tables["hits"]["hit_id"]]
         assert event.labels["track_id"].tolist() == [number or -1 for number in ids]
         assert event.labels["is_noise"].tolist() == [number == 0 for number in ids]
+        weights = dict(zip(tables["truth"]["hit_id"], tables["truth"]["weight"], strict=True))
+        assert event.labels["weight"].tolist() == [weights[hit] for hit in tables["hits"]["hit_id"]]
         particles = tables["particles"]
         assert event.particles["track_id"].tolist() == particles["particle_id"]
         assert event.particles["px"].tolist() == particles["px"]

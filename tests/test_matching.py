@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 from fm4npp.errors import ConfigurationError
 from fm4npp.heads import assignment, mask_sums
@@ -186,20 +185,9 @@ def least_cost(cost):
     return min(sum(cost[row, column] for column, row in enumerate(choice)) for choice in rows)
 
 
-def lapjv(cost, extend_cost):
-    """What the documentation of lapx says that its function of this name does, by SciPy."""
-    assert extend_cost
-    rows, columns = linear_sum_assignment(cost)
-    query_of, track_of = np.full(len(cost), -1, dtype=np.int32), np.full(cost.shape[1], -1, dtype=np.int32)
-    query_of[rows], track_of[columns] = columns, rows
-    return cost[rows, columns].sum(), query_of, track_of
-
-
 @pytest.mark.parametrize(("matcher", "num_threads"), [("scipy", 1), ("scipy", 3), ("lap", 1)])
 def test_the_assignment_is_the_best_of_all(matcher, num_threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    modules = {"lap": types.SimpleNamespace(lapjv=lapjv)}
-    monkeypatch.setattr(assignment, "importlib", types.SimpleNamespace(import_module=modules.__getitem__))
 
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 10**6), st.integers(1, 5), st.lists(st.integers(0, 5), max_size=3))

@@ -10,7 +10,8 @@ with interrupts_in_one_line():
     from fm4npp.cli.app import app
 
     # Imported for their commands.
-    from fm4npp.cli import checkpoints, simulation, data, data_sets, information, models, probing, runs, training  # isort: skip  # noqa: F401
+    from fm4npp.cli import checkpoints, simulation, data, data_sets, information, models, probing, runs  # isort: skip  # noqa: F401
+    from fm4npp.cli import checking, studies, training  # isort: skip  # noqa: F401
 
 
 def main() -> None:

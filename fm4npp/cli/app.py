@@ -60,6 +60,9 @@ def _root(
 data_app = typer.Typer(name="data", help="Data sets on the Hugging Face Hub.", no_args_is_help=True)
 app.add_typer(data_app)
 
+study_app = typer.Typer(name="study", help="Grids of runs that answer one question.", no_args_is_help=True)
+app.add_typer(study_app)
+
 
 def command(function: Callable[..., None], group: typer.Typer = app) -> Callable[..., None]:
     """Register a command whose errors are one line on stderr and a non-zero exit status."""

@@ -21,7 +21,8 @@ class TrackML(CylindricalDetector):
     disks from 30 to 176 mm up to |z| = 1500 mm, strip disks from 240 to 700 and from 750 to 1020 mm up to 2950 mm
     (S. Amrouche et al., arXiv 1904.06778; ACTS, GenericDetectorBuilder). Hence r up to 105 cm with the tilt of the
     modules, |eta| up to arsinh(1500 / 30) = 4.6, and group boundaries in the gaps between the three technologies.
-    Nothing is measured in every file of the format; `charge` of the cells can be declared in `measured`.
+    Nothing is measured in every file of the format; `charge` of the cells can be declared in `measured`. The label
+    `weight`, where a file has it, is that of a spacepoint in the TrackML score.
 
     `particle_id` 0 means noise in TrackML files, and is a particle like others in files of the ACTS dialect, whose
     events say nothing of noise. Both are checked against the table of particles. A particle of PDG code 0, which ACTS
@@ -29,6 +30,7 @@ class TrackML(CylindricalDetector):
     """
 
     registered_name: ClassVar[str] = "trackml"
+    other_labels: ClassVar[tuple[str, ...]] = ("layer", "weight")
 
     eta: tuple[float, float] = (-4.6, 4.6)
     radius: tuple[float, float] = (3.0, 105.0)

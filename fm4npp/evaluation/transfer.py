@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
-import torch
-
 from fm4npp import detectors
+from fm4npp.configuration import listed
 from fm4npp.errors import ConfigurationError
 from fm4npp.event import Event
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.processing import FM4NPPProcessor
 
 
 def on_detector(model: FM4NPPModel, name: str, events: Sequence[Event]) -> FM4NPPModel:
@@ -26,32 +25,19 @@ def on_detector(model: FM4NPPModel, name: str, events: Sequence[Event]) -> FM4NP
     Raises:
         ConfigurationError: if there are several detectors or subsystems, or other features.
     """
-    detector = detectors.build(name)
-    config = model.config
-    old, new = tuple(config.subsystems), tuple(detector.subsystem_features)
-    if len(old) != 1 or len(new) != 1:
+    known, wanted = model.config.subsystems, detectors.build(name).subsystem_features
+    if len(known) != 1 or len(wanted) != 1:
         raise ConfigurationError(
-            f"a model of {', '.join(old)} cannot stand in for {', '.join(new)}: only one subsystem can replace another"
+            f"a model of {', '.join(known)} cannot stand in for {', '.join(wanted)}: only one subsystem can replace "
+            "another; fm4npp add-detector gives the model one more"
         )
-    if config.subsystems[old[0]] != detector.subsystem_features[new[0]]:
+    (old, own), (new, theirs) = *known.items(), *wanted.items()
+    if own != theirs:
         raise ConfigurationError(
-            f"{old[0]} measures {_listed(config.subsystems[old[0]])}, {new[0]} "
-            f"{_listed(detector.subsystem_features[new[0]])}: features must be the same for the weights to be used"
+            f"{old} measures {listed(own)}, {new} {listed(theirs)}: features must be the same for the weights to be "
+            "used; fm4npp add-detector starts new ones"
         )
-    serializer = config.serializers[config.detectors[0].name]
-    moved = config.updated(detectors=[detector], serializers={detector.name: serializer}, heads={})
-    fitted = FM4NPPProcessor(moved).fit(events)
-    other = FM4NPPModel(fitted.config, backend=model.backbone.backend)
-    prefix = "embedding.feature_projections."
-    state = {
-        prefix + new[0] if key == prefix + old[0] else key: value
-        for key, value in model.state_dict().items()
-        if not key.startswith("heads.")
-    }
-    with torch.no_grad():
-        other.load_state_dict(state)
-    return other.to(model.device).eval()
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names) or "nothing but positions"
+    other = copy.deepcopy(model)
+    for head in list(other.heads):
+        other.remove_head(head)
+    return other.add_detector(name, events).remove_detector(model.config.detectors[0].name).eval()

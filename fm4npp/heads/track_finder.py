@@ -42,7 +42,8 @@ class TrackFinderConfig(HeadConfig):
             or "ignored", in no loss; they are seen by the attention either way, and never a track.
         min_hits: true tracks of fewer spacepoints are background in training.
         loss: weights of the loss and of the matching.
-        matcher: which package finds the best pairs; "lap" needs lapx.
+        matcher: which package finds the best pairs; "lap" needs lapx. On random costs of 300 tracks and 360 queries lap
+            took 0.6 of the time of SciPy, of 1,000 and 1,200 0.4, of 30 and 40 twice as long.
         score_threshold: a spacepoint whose best score is below stays unassigned.
     """
 

@@ -113,7 +113,7 @@ def views_of(event: Event, geometry: Geometry | None) -> tuple[View, View]:
     signed = np.hypot(x, y) * np.where(y < 0, -1.0, 1.0)
     radius = _MARGIN * max(geometry.high[2] if geometry else 0.0, float(np.abs(signed).max(initial=0.0))) or 1.0
     length = max(_MARGIN * float(np.abs(z).max(initial=0.0)), radius)
-    layers = geometry.layers if geometry else ()
+    layers = geometry.layers if geometry and geometry.system == "cylindrical" else ()
     across = (-radius, radius)
     return (
         View(("x (cm)", "y (cm)"), np.stack([x, y], axis=1), (across, across), layers, True),

@@ -70,6 +70,7 @@ def _matplotlib() -> Any:
     try:
         import matplotlib
         import matplotlib.backends.backend_agg
+        import matplotlib.collections
         import matplotlib.figure
         import matplotlib.lines
         import matplotlib.ticker
