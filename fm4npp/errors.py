@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 
 class FM4NPPError(Exception):
@@ -57,11 +58,15 @@ class DataError(FM4NPPError):
         super().__init__(f"{place}{problem}" + (f"; {remedy}" if remedy else ""))
         self.problem, self.file, self.event, self.remedy = problem, file, event, remedy
 
-    def at(self, *, file: str | Path | None = None, event: object | None = None) -> DataError:
+    def at(self, *, file: str | Path | None = None, event: object | None = None) -> Self:
         """The same error with the place filled in where it was not known yet."""
-        return DataError(
+        return type(self)(
             self.problem,
             file=self.file if self.file is not None else file,
             event=self.event if self.event is not None else event,
             remedy=self.remedy,
         )
+
+
+class UnfitError(DataError):
+    """Data of which too much is not what its detector's description says."""

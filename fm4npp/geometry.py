@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Array = NDArray[Any]
 Bounds = tuple[float, float, float]
 
-AXES: dict[str, tuple[str, str, str]] = {"cylindrical": ("eta", "phi", "r"), "cartesian": ("x", "y", "z")}
+AXES: dict[str, tuple[str, str, str]] = {
+    "cylindrical": ("eta", "phi", "r"),
+    "cartesian": ("x", "y", "z"),
+    "spherical": ("theta", "phi", "distance"),
+}
 
 
 def cylindrical(positions: Array) -> Array:
@@ -37,11 +41,32 @@ def cartesian(points: Array) -> Array:
     return np.stack([radius * np.cos(phi), radius * np.sin(phi), radius * np.sinh(eta)], axis=1)
 
 
+def spherical(positions: Array) -> Array:
+    """(x, y, z) to (polar angle, azimuth, distance).
+
+    Args:
+        positions: (N, 3) in cm; the beam is the z axis, the collision at the origin.
+
+    Returns:
+        (N, 3) float64: theta in [0, pi], phi = atan2(y, x) in (-pi, pi], distance from the origin in cm.
+    """
+    x, y, z = np.asarray(positions, dtype=np.float64).reshape(-1, 3).T
+    across = np.hypot(x, y)
+    return np.stack([np.arctan2(across, z), np.arctan2(y, x), np.hypot(across, z)], axis=1)
+
+
+def from_spherical(points: Array) -> Array:
+    """The inverse of `spherical`: (N, 3) theta, phi, distance to (N, 3) x, y, z in cm, float64."""
+    theta, phi, distance = np.asarray(points, dtype=np.float64).reshape(-1, 3).T
+    across = distance * np.sin(theta)
+    return np.stack([across * np.cos(phi), across * np.sin(phi), distance * np.cos(theta)], axis=1)
+
+
 class Geometry(BaseModel):
     """The coordinate system of a detector, as a value.
 
     Attributes:
-        system: "cylindrical" gives (eta, phi, r), "cartesian" (x, y, z).
+        system: "cylindrical" gives (eta, phi, r), "cartesian" (x, y, z), "spherical" (theta, phi, distance).
         low: lower bound of each axis (cm, radians or dimensionless), mapped to 0.
         high: upper bound of each axis, mapped to 1. Nothing is clipped: a point outside maps outside [0, 1].
         periodic: axes whose two bounds are the same place; phi unless given. Whether a distance wraps there is
@@ -54,11 +79,11 @@ class Geometry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    system: Literal["cylindrical", "cartesian"] = "cylindrical"
+    system: Literal["cylindrical", "cartesian", "spherical"] = "cylindrical"
     low: Bounds
     high: Bounds
     periodic: tuple[bool, bool, bool] = Field(
-        default_factory=lambda values: (False, values.get("system") == "cylindrical", False)
+        default_factory=lambda values: (False, values.get("system") != "cartesian", False)
     )
     causal_axis: Annotated[int, Field(ge=0, le=2)] = 2
     group_boundaries: tuple[float, ...] = ()
@@ -83,6 +108,8 @@ class Geometry(BaseModel):
         """(N, 3) positions in cm to (N, 3) float64 in this system's own units, not normalised."""
         if self.system == "cylindrical":
             return cylindrical(positions)
+        if self.system == "spherical":
+            return spherical(positions)
         return np.asarray(positions, dtype=np.float64).reshape(-1, 3)
 
     def coordinates(self, positions: Array) -> Array:
@@ -112,8 +139,9 @@ class Geometry(BaseModel):
         low, high = low - margin * (high - low), high + margin * (high - low)
         x, y, z = np.array(np.asarray(positions).reshape(-1, 3).T, dtype=np.float64, order="C")
         with np.errstate(invalid="ignore", over="ignore"):
-            if self.system == "cartesian":
-                inside = [(low[i] <= values) & (values <= high[i]) for i, values in enumerate((x, y, z))]
+            if self.system != "cylindrical":
+                axes = (x, y, z) if self.system == "cartesian" else spherical(np.stack([x, y, z], axis=1)).T
+                inside = [(low[i] <= values) & (values <= high[i]) for i, values in enumerate(axes)]
             else:  # phi is within its bounds if they are the whole circle, which every detector around the beam has
                 radius = np.sqrt(x * x + y * y)
                 inside = [(radius > 0) & (radius >= low[2]) & (radius <= high[2])]
@@ -127,6 +155,8 @@ class Geometry(BaseModel):
         """The inverse of `coordinates`: (N, 3) normalised to (N, 3) float64 in cm."""
         low, high = np.asarray(self.low), np.asarray(self.high)
         points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 3) * (high - low) + low
+        if self.system == "spherical":
+            return from_spherical(points)
         return cartesian(points) if self.system == "cylindrical" else points
 
     def outward(self, coordinates: Array) -> Array:

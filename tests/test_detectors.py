@@ -30,6 +30,13 @@ def columns(count=4, radius=4.0, **others):
     return {"x": r * np.cos(phi), "y": r * np.sin(phi), "z": random.normal(0, radius, count), **others}
 
 
+def test_large_values_enter_as_the_limit():
+    feature = Feature(mean=10.0, std=2.0, clip=3.0)
+    assert feature.scaled(np.array([0.0, 4.0, 10.0, 11.0, 16.1])).tolist() == [-3.0, -3.0, 0.0, 0.5, 3.0]
+    assert feature.plausible(np.array([11.0, 1900.0, 1e5])).tolist() == [True, True, False]
+    assert feature.restored(np.array([3.0])).tolist() == [16.0]
+
+
 @given(arrays(np.float64, 5, elements=st.floats(0, 1e4)), st.floats(-10, 10), st.floats(0.1, 100), st.booleans())
 def test_features_are_scaled_and_restored(values, mean, std, log):
     feature = Feature(mean=mean, std=std, log=log)
@@ -335,6 +342,18 @@ class TwoScales(CompositeDetector):
         CylindricalDetector(name="in", radius=(1, 3), layer_range=(0, 0), measured={"time": Feature()}),
         CylindricalDetector(name="out", radius=(2, 4), layer_range=(1, 1), measured={"energy": Feature()}),
     )
+
+
+def test_parts_have_one_system_of_coordinates():
+    box = {"type": "cartesian", "name": "box", "low": [0, 0, 0], "high": [1, 1, 1]}
+    with pytest.raises(ConfigurationError, match="one system of coordinates and one outward axis"):
+        detectors.build({"type": "composite", "parts": ["sphenix-mvtx", box]})
+    shells = [
+        {"type": "spherical", "name": n, "distance": [d, d + 10], "layer_range": [d, d]}
+        for n, d in (("a", 90), ("b", 100))
+    ]
+    geometry = detectors.build({"type": "composite", "parts": shells}).geometry
+    assert (geometry.system, geometry.low[2], geometry.high[2]) == ("spherical", 90, 110)
 
 
 def test_each_part_of_a_composite_has_its_own_features():

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from fm4npp.geometry import Geometry, cartesian, cylindrical
+from fm4npp.geometry import Geometry, cartesian, cylindrical, spherical
 
 TPC = Geometry(low=(-2.0, -math.pi, 31.371997833251953), high=(2.0, math.pi, 75.38493347167969))
 BOX = Geometry(system="cartesian", low=(0.0, -5.0, 10.0), high=(10.0, 5.0, 30.0), causal_axis=0)
+SHELL = Geometry(system="spherical", low=(0.1, -math.pi, 90.0), high=(3.0, math.pi, 250.0))
 INSIDE = st.integers(0, 20).flatmap(lambda count: arrays(np.float64, (count, 3), elements=st.floats(0.001, 0.999)))
 
 
@@ -39,12 +40,22 @@ def test_normalised_by_hand():
     assert TPC.normalised(math.pi / 2, 1) == pytest.approx(0.75)
 
 
+def test_spherical_by_hand():
+    theta, phi, distance = spherical(np.array([[0.0, 0.0, 5.0], [0.0, 0.0, -5.0], [3.0, 4.0, 0.0], [0.0, -1.0, 1.0]])).T
+    np.testing.assert_allclose(theta, [0.0, math.pi, math.pi / 2, math.pi / 4])
+    np.testing.assert_allclose(phi, [0.0, 0.0, math.atan2(4, 3), -math.pi / 2])
+    np.testing.assert_allclose(distance, [5.0, 5.0, 5.0, math.sqrt(2)])
+    assert SHELL.periodic == (False, True, False)
+    inside = SHELL.contains(np.array([[100.0, 0.0, 0.0], [0.0, 0.0, 100.0], [80.0, 0.0, 0.0], [0.0, 200.0, 160.0]]))
+    assert inside.tolist() == [True, False, False, False]
+
+
 def test_points_outside_the_bounds_are_not_clipped():
     assert BOX.coordinates(np.array([[-10.0, 10.0, 50.0]])).tolist() == [[-1.0, 1.5, 2.0]]
 
 
 @given(inside=INSIDE)
-@pytest.mark.parametrize("geometry", [TPC, BOX])
+@pytest.mark.parametrize("geometry", [TPC, BOX, SHELL])
 def test_coordinates_and_positions_are_inverse(geometry, inside):
     positions = geometry.positions(inside)
     assert positions.shape == inside.shape
@@ -80,7 +91,7 @@ def test_only_phi_is_periodic_unless_given():
         {"layers": (1.0, 1.0)},
         {"group_boundaries": (2.0, 1.0)},
         {"causal_axis": 3},
-        {"system": "spherical"},
+        {"system": "toroidal"},
         {"lows": (0.0, 0.0, 0.0)},
     ],
 )

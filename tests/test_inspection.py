@@ -282,6 +282,15 @@ def test_bounds_are_a_little_wider_and_ignore_far_outliers(width):
     assert guesses.bounds(np.full(3, 5.0))[0] < 5 < guesses.bounds(np.full(3, 5.0))[1]
 
 
+def test_layers_are_seen_by_the_gaps_between_them():
+    random = np.random.default_rng(3)
+    radii = np.concatenate([random.normal(radius, 0.1, 300) for radius in (5.0, 8.0, 12.0)] + [[30.0]])
+    assert guesses.layers_between_gaps(radii) == pytest.approx((5.0, 8.0, 12.0), abs=0.03)
+    assert guesses.layers_between_gaps(random.uniform(30, 75, 1000)) is None
+    assert guesses.layers_between_gaps(np.array([1.0, 2.0, 3.0])) is None
+    assert guesses.layers_between_gaps(np.empty(0)) is None
+
+
 def test_layers_that_overlap_are_none():
     radii = np.array([3.0, 3.1, 5.0, 5.1])
     assert guesses.layers(np.array([1, 1, 0, 0]), radii) == (3.05, 5.05)

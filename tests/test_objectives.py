@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm4npp import objectives
+from fm4npp.configuration import FM4NPPConfig
 from fm4npp.errors import ConfigurationError, DataError, NotFittedError
+from fm4npp.event import Event
 from fm4npp.geometry import Geometry
 from fm4npp.objectives.k_next_nearest import KNextNearest
 from fm4npp.objectives.losses import masked_mean_squared_error
 from fm4npp.objectives.moments import Moments
+from fm4npp.objectives.neighbours import passed_share
 from fm4npp.objectives.next_spacepoint import NextSpacepoint
+from fm4npp.processing import FM4NPPProcessor
 from tests.test_neighbours import PHI, PLAIN, TPC, brute_force, on_grid, tracks
 
 
@@ -61,6 +65,34 @@ def test_cartesian_neighbours_are_nearest_in_cm(geometry, coordinates, k):
     targets = KNextNearest(k=k, metric="cartesian").targets(coordinates, geometry, {})
     np.testing.assert_array_equal(targets["valid"], valid)
     np.testing.assert_array_equal(targets["neighbours"], np.where(valid[..., None], coordinates[index], 0))
+
+
+@pytest.mark.parametrize("metric", ["normalised", "cartesian"])
+@given(coordinates=st.one_of(on_grid(3), on_grid(10, 60)), k=st.integers(1, 12))
+@settings(deadline=None, max_examples=25)
+def test_unseen_neighbours_are_those_that_come_later_in_the_sequence(metric, coordinates, k):
+    objective = KNextNearest(k=k, metric=metric, among="unseen")
+    places = BOX.positions(coordinates) if metric == "cartesian" else coordinates
+    index, valid = brute_force(places, np.arange(len(coordinates)), k)
+    targets = objective.targets(coordinates, BOX, {})
+    np.testing.assert_array_equal(targets["valid"], valid)
+    np.testing.assert_array_equal(targets["neighbours"], np.where(valid[..., None], coordinates[index], 0))
+    assert passed_share([objective.indices(coordinates, BOX)]) == 0
+
+
+def test_unseen_neighbours_are_fitted_in_the_order_of_the_scan():
+    """The offsets to later spacepoints of a scan along z are fitted, whatever order the events come in."""
+    z = np.random.default_rng(2).permutation(60) / 6 - 5
+    event = Event(
+        positions=np.stack([0 * z, 0 * z, z], axis=1), features=np.empty((60, 0)), feature_names=(), detector="lartpc"
+    )
+    objective = {"type": "k-nnn", "k": 1, "among": "unseen", "targets": "offset"}
+    detector = {"type": "cartesian", "name": "lartpc", "low": [-10, -10, -5], "high": [10, 10, 5], "causal_axis": 2}
+    config = FM4NPPConfig.create(
+        detectors=[detector], serializer="radial", objective=objective, backbone={"type": "mamba2", "width": 32}
+    )
+    fitted = FM4NPPProcessor(config).fit([event]).config.objective
+    assert fitted.mean[0][2] == pytest.approx(1 / 60, rel=1e-4)
 
 
 def test_cartesian_neighbours_know_of_no_seam_and_are_others_than_the_papers():

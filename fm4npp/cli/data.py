@@ -24,6 +24,9 @@ def convert(
     ] = "auto",
     reader: ReaderOption = "auto",
     max_rejected: MaxRejected = 0.001,
+    max_outside: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of spacepoints that may lie outside the detector's bounds.")
+    ] = 0.2,
     workers: Annotated[int, typer.Option(min=1, help="Processes, for an output folder.")] = 1,
     events_per_file: Annotated[int, typer.Option(min=1, help="Events in a file of an output folder.")] = 10_000,
     as_json: AsJson = False,
@@ -47,6 +50,7 @@ def convert(
             reader=reader,
             labels=labels,  # type: ignore[arg-type]
             max_rejected=max_rejected,
+            max_outside=max_outside,
             workers=workers,
             events_per_file=events_per_file,
             progress=update,
@@ -62,6 +66,8 @@ def convert(
             f"{report.num_outside} spacepoints ({report.share_outside:.2%}) lie outside the detector's nominal bounds; "
             "they are kept" + (": wrong detector or units?" if report.share_outside > 0.05 else "")
         )
+    if empty := report.untouched_layers:
+        lines.append(f"no spacepoint near {len(empty)} layers: {', '.join(f'{layer:.4g}' for layer in empty[:8])} cm")
     if report.files:
         lines.append(
             f"{len(report.files)} files" + (f", {report.num_kept} of them finished before" * bool(report.num_kept))

@@ -18,10 +18,13 @@ from fm4npp.data.processes import check_workers
 from fm4npp.data.reading import Source
 from fm4npp.data.writing import EventWriter
 from fm4npp.detectors import Detector
-from fm4npp.errors import ConfigurationError, DataError
+from fm4npp.detectors.plausibility import MAX_OUTSIDE, hits_of_layers, judge, untouched
+from fm4npp.errors import ConfigurationError, DataError, UnfitError
 from fm4npp.event import LABEL_DTYPES, Event
 from fm4npp.geometry import Geometry
 
+SAMPLED = 20
+"""Events that are looked at to say what is wrong."""
 TOGETHER = 100
 """Events that are looked at together."""
 Labels = Literal["auto", "none", "require"]
@@ -35,6 +38,7 @@ class ConversionReport:
         accounting: events and spacepoints, used and left out.
         spacepoints_of: subsystem -> spacepoints.
         num_outside: spacepoints outside the detector's bounds, but not far; they are kept.
+        layers_touched: nominal place of every layer -> spacepoints within the bounds that it is nearest to.
         labels: labels found.
         output: the file or folder written.
         files: name, events, spacepoints and content hash of each file of a folder.
@@ -44,6 +48,7 @@ class ConversionReport:
     accounting: Accounting = field(default_factory=Accounting)
     spacepoints_of: Counter[str] = field(default_factory=Counter)
     num_outside: int = 0
+    layers_touched: Counter[float] = field(default_factory=Counter)
     labels: tuple[str, ...] = ()
     output: str = ""
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -69,10 +74,20 @@ class ConversionReport:
         """Share of spacepoints outside the detector's bounds; a large one suggests the wrong detector or units."""
         return self.num_outside / self.num_spacepoints if self.num_spacepoints else 0.0
 
+    @property
+    def untouched_layers(self) -> tuple[float, ...]:
+        """Places of layers that no spacepoint is nearest to, if there are enough spacepoints to tell."""
+        return untouched(np.array(list(self.layers_touched.values())), list(self.layers_touched))
+
     def look_at(self, events: Sequence[Event], geometry: Geometry) -> None:
         """Count what the accounting does not, of events of one detector."""
         positions = np.concatenate([event.positions for event in events])
-        self.num_outside += int(np.count_nonzero(~geometry.contains(positions)))
+        inside = geometry.contains(positions)
+        self.num_outside += int(np.count_nonzero(~inside))
+        if geometry.layers:
+            outward = geometry.natural(positions[inside])[:, geometry.causal_axis]
+            counts = hits_of_layers(outward, geometry.layers).tolist()
+            self.layers_touched.update(dict(zip(geometry.layers, counts, strict=True)))
         subsystems = events[-1].subsystems
         numbers = np.bincount(np.concatenate([event.ids for event in events]), minlength=len(subsystems))
         self.spacepoints_of.update(dict(zip(subsystems, numbers.tolist(), strict=True)))
@@ -83,6 +98,7 @@ class ConversionReport:
         self.accounting.add(other.accounting)
         self.spacepoints_of.update(other.spacepoints_of)
         self.num_outside += other.num_outside
+        self.layers_touched.update(other.layers_touched)
         self.labels = other.labels or self.labels
         self.files += other.files
         self.num_kept += other.num_kept
@@ -96,6 +112,7 @@ class ConversionReport:
             "num_spacepoints": self.num_spacepoints,
             "spacepoints_of": dict(self.spacepoints_of),
             "num_outside": self.num_outside,
+            "layers_touched": list(self.layers_touched.items()),
             "labels": list(self.labels),
             "accounting": self.accounting.as_dict(),
             "files": self.files,
@@ -109,6 +126,7 @@ class ConversionReport:
             accounting=Accounting.from_dict(values["accounting"]),
             spacepoints_of=Counter(values["spacepoints_of"]),
             num_outside=values["num_outside"],
+            layers_touched=Counter(dict(map(tuple, values["layers_touched"]))),
             labels=tuple(values["labels"]),
             output=values["output"],
             files=values["files"],
@@ -124,6 +142,7 @@ def convert(
     reader: str = "auto",
     labels: Labels = "auto",
     max_rejected: float = MAX_REJECTED,
+    max_outside: float = MAX_OUTSIDE,
     workers: int = 1,
     events_per_file: int = 10_000,
     progress: Callable[[int], None] = lambda num_events: None,
@@ -142,6 +161,7 @@ def convert(
         labels: "auto" takes what the files have, "none" leaves labels and particles out, "require" refuses files
             without any.
         max_rejected: share of events, and of spacepoints, that may be left out because something is wrong with them.
+        max_outside: share of spacepoints that may lie outside the detector's bounds.
         workers: processes, see `check_workers`; more than one only into a folder.
         events_per_file: of a folder.
         progress: called with the number of events so far.
@@ -152,34 +172,56 @@ def convert(
     """
     check_workers(workers)
     chosen = detector if isinstance(detector, Detector) else detectors.load(detector)
-    if Path(output).suffix != ".parquet":
-        from fm4npp.convert.folder import convert_folder
+    try:
+        if Path(output).suffix != ".parquet":
+            from fm4npp.convert.folder import convert_folder
 
-        settings: dict[str, Any] = {"reader": reader, "labels": labels, "max_rejected": max_rejected}
-        return convert_folder(inputs, chosen, Path(output), settings, workers, events_per_file, progress)
-    if workers > 1:
-        raise ConfigurationError(f"{output}: several processes write a folder of files; give --output without .parquet")
-    report = ConversionReport(output=str(output))
-    sources = [Source.of(path, chosen, reader=reader) for path in inputs]
-    with EventWriter(output, report.accounting, chosen) as writer:
-        for source in sources:
-            for event in converted(source.outcomes(), chosen.geometry, labels, report, max_rejected):
-                writer.write(event)
-                progress(report.num_events)
-        check_rejected(report, inputs, max_rejected)
-    return report
+            shares = {"max_rejected": max_rejected, "max_outside": max_outside}
+            settings: dict[str, Any] = {"reader": reader, "labels": labels, **shares}
+            return convert_folder(inputs, chosen, Path(output), settings, workers, events_per_file, progress)
+        if workers > 1:
+            remedy = "several processes write a folder of files; give --output without .parquet"
+            raise ConfigurationError(f"{output}: {remedy}")
+        report = ConversionReport(output=str(output))
+        sources = [Source.of(path, chosen, reader=reader) for path in inputs]
+        with EventWriter(output, report.accounting, chosen) as writer:
+            for source in sources:
+                for event in converted(source.outcomes(), chosen.geometry, labels, report, max_rejected):
+                    writer.write(event)
+                    progress(report.num_events)
+            check_report(report, inputs, max_rejected, max_outside)
+        return report
+    except UnfitError as error:
+        raise _explained(error, Source.of(inputs[0], chosen, reader=reader)) from error
 
 
-def check_rejected(report: ConversionReport, inputs: Sequence[str | Path], max_rejected: float) -> None:
-    """Refuse a conversion that left out too much.
+def _explained(error: UnfitError, source: Source) -> UnfitError:
+    """The error with what would fit the first events of a file better."""
+    fits = judge(source.detector, source.sampled(SAMPLED)) if source.detector else []
+    better = [fit.better for fit in fits if fit.better]
+    return UnfitError("; ".join([error.problem, *better]), file=error.file, event=error.event, remedy=error.remedy)
+
+
+def check_report(
+    report: ConversionReport, inputs: Sequence[str | Path], max_rejected: float, max_outside: float
+) -> None:
+    """Refuse a conversion that left out too much, or of which too much lies outside the detector.
 
     Raises:
         DataError: naming the input if there is only one, the most frequent reason, and where it was met first.
     """
+    file = inputs[0] if len(inputs) == 1 else None
     try:
         report.accounting.check(max_rejected)
     except DataError as error:
-        raise error.at(file=inputs[0] if len(inputs) == 1 else None) from error
+        raise error.at(file=file) from error
+    if report.share_outside > max_outside:
+        raise UnfitError(
+            f"{report.num_outside} of {report.num_spacepoints} spacepoints lie outside the detector's bounds, more "
+            f"than {max_outside:.2%}",
+            file=file,
+            remedy="choose the right detector and units, or allow more with --max-outside",
+        )
 
 
 def converted(

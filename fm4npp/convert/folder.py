@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fm4npp import __version__, detectors
-from fm4npp.convert.events import ConversionReport, check_rejected, converted
+from fm4npp.convert.events import ConversionReport, check_report, converted
 from fm4npp.data import folder
 from fm4npp.data.processes import results
 from fm4npp.data.reading import Source, existing
@@ -52,7 +52,7 @@ def convert_folder(
         inputs: files or folders.
         detector: what their columns mean.
         output: the folder.
-        settings: reader, labels, max_rejected.
+        settings: reader, labels, max_rejected, max_outside.
         workers: processes.
         events_per_file: events in a file, at most.
         progress: called with the number of events so far.
@@ -76,7 +76,7 @@ def convert_folder(
     report = ConversionReport(output=str(output), num_kept=sum(len(record["files"]) for record in kept.values()))
     for task in tasks:
         report.add(ConversionReport.from_dict(read_json(folder.place(output, task.name))))
-    check_rejected(report, inputs, settings["max_rejected"])
+    check_report(report, inputs, settings["max_rejected"], settings["max_outside"])
     entries = {key: value for key, value in report.as_dict().items() if key not in ("output", "files", "num_kept")}
     folder.finish(output, plan, [task.name for task in tasks], entries, report.files)
     return report
@@ -130,7 +130,7 @@ def convert_part(
         task: which part.
         detector: its specification.
         output: the folder.
-        settings: reader, labels, max_rejected.
+        settings: reader, labels, max_rejected, max_outside.
         events_per_file: events in a file, at most.
 
     Returns:

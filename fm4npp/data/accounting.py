@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fm4npp.detectors.mapped import OTHER_SUBSYSTEM
-from fm4npp.errors import DataError
+from fm4npp.errors import DataError, UnfitError
 from fm4npp.event import Event
 from fm4npp.readers.events_schema import EARLIER
 
@@ -92,7 +92,8 @@ class Accounting:
             max_rejected: largest share, of events and of spacepoints, that may be.
 
         Raises:
-            DataError: naming the most frequent reason and where it was met first.
+            UnfitError: naming the most frequent reason and where it was met first; where not a single event could be
+                read, why the first could not.
         """
         if self._first is not None and not self.events_used and self.events_read > max_rejected * self.events_read:
             raise self._first
@@ -103,7 +104,7 @@ class Accounting:
         ):
             if rejected.total() > max_rejected * read:
                 reason, count = rejected.most_common(1)[0]
-                raise DataError(
+                raise UnfitError(
                     f"{rejected.total()} of {read} {what} rejected, more than {max_rejected:.2%} "
                     f"({count} of them: {reason}; first: {self.examples[reason]})",
                     remedy="repair the input, choose the right detector and units, or allow more with --max-rejected",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fm4npp.detectors import Detector
 from fm4npp.errors import DataError, PluginError
 from fm4npp.event import Event
 from fm4npp.readers import Reader, events_parquet, events_schema
+from fm4npp.readers.base import Columns
 from fm4npp.readers.events_parquet import EventsParquet, is_url
 
 
@@ -100,6 +102,18 @@ class Source:
         """See `Reader.parts`."""
         return self.reader.parts(self.path)  # type: ignore[arg-type]
 
+    def sampled(self, count: int) -> list[Columns]:
+        """The columns of the first events, up to one that cannot be read; nothing of an events file."""
+        found: list[Columns] = []
+        if self.detector is None:
+            return found
+        try:
+            for columns in islice(self.reader.read(Path(self.path), *_names(self.detector)), count):
+                found.append(columns)
+        except DataError:
+            pass
+        return found
+
     def outcomes(self, part: str | None = None) -> Iterator[Event | DataError]:
         """The events of the path or of one of its parts, or what keeps one of them from being read exactly.
 
@@ -113,8 +127,7 @@ class Source:
             yield from self._converted(self.detector, Path(self.path), name)
 
     def _converted(self, detector: Detector, path: Path, part: str) -> Iterator[Event | DataError]:
-        required = [column.name for column in detector.columns if column.required]
-        optional = [column.name for column in detector.columns if not column.required]
+        required, optional = _names(detector)
         blocks = self.reader.read_blocks(path, part, required, optional)
         if blocks is not None:
             for block in blocks:
@@ -135,6 +148,12 @@ class Source:
             metadata = events_parquet.read_metadata(name)
             for batch in events_parquet.batches(name):
                 yield from events_schema.events(batch, metadata, name)
+
+
+def _names(detector: Detector) -> tuple[list[str], list[str]]:
+    """The columns that a detector requires, and those it takes where a file has them."""
+    columns = detector.columns
+    return [c.name for c in columns if c.required], [c.name for c in columns if not c.required]
 
 
 def read_events(

@@ -181,13 +181,18 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": compression, "use_dictionary": few_values}
 
 
-def write_events(events: Iterable[Event], path: str | Path) -> int:
+def write_events(events: Iterable[Event], path: str | Path, detector: Detector | None = None) -> int:
     """Write an events file (Parquet); returns the number of events.
+
+    Args:
+        events: of one detector.
+        path: of the file.
+        detector: that they are of, which the file then describes; not needed for a registered one.
 
     Raises:
         DataError: if there is no event, or their columns differ; nothing is left under `path` then.
     """
-    with EventWriter(path) as writer:
+    with EventWriter(path, detector=detector) as writer:
         for event in events:
             writer.write(event)
     return writer.num_events

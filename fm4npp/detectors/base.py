@@ -32,12 +32,13 @@ class Column(NamedTuple):
 
 
 class Feature(BaseModel):
-    """How one measured quantity enters the model: `(value - mean) / std`, of its logarithm if `log`.
+    """How one measured quantity enters the model: `(value - mean) / std`, of its logarithm if `log`, within `clip`.
 
     Attributes:
         mean: subtracted, in the file's unit (in log units if `log`).
         std: divided by.
         log: take log(1 + value) first; for quantities with a long tail. Values must exceed -1.
+        clip: largest size of the scaled value; larger ones enter as this. None for no limit.
         unit: for people.
         low: smallest value that can be a measurement; None for no bound.
         high: largest such value.
@@ -47,6 +48,7 @@ class Feature(BaseModel):
     mean: float = 0.0
     std: Positive = 1.0
     log: bool = False
+    clip: Positive | None = None
     unit: str = ""
     low: float | None = None
     high: float | None = None
@@ -54,7 +56,7 @@ class Feature(BaseModel):
     def plausible(self, values: Array) -> Array:
         """(N,) in the file's unit to (N,) bool: within `low` and `high`, and not `LARGE` deviations off the mean."""
         with np.errstate(all="ignore"):
-            possible: Array = np.abs(self.scaled(values)) <= LARGE
+            possible: Array = np.abs(self._standardised(values)) <= LARGE
         if self.low is not None:
             possible &= values >= self.low
         if self.high is not None:
@@ -63,11 +65,16 @@ class Feature(BaseModel):
 
     def scaled(self, values: Array) -> Array:
         """(N,) in the file's unit to (N,) float32, of order one."""
+        scaled = self._standardised(values)
+        return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
+
+    def _standardised(self, values: Array) -> Array:
         values = np.asarray(values, dtype=np.float64)
-        return ((np.log1p(values) if self.log else values) - self.mean).astype(np.float32) / np.float32(self.std)
+        scaled: Array = ((np.log1p(values) if self.log else values) - self.mean).astype(np.float32)
+        return scaled / np.float32(self.std)
 
     def restored(self, values: Array) -> Array:
-        """The inverse of `scaled`, float64."""
+        """The inverse of `scaled`, float64; of what was clipped, the limit."""
         values = np.asarray(values, dtype=np.float64) * self.std + self.mean
         return np.expm1(values) if self.log else values
 

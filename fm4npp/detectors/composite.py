@@ -48,6 +48,9 @@ class CompositeDetector(Detector):
             raise ValueError("needs parts")
         if len(set(names)) < len(names):
             raise ValueError(f"names a subsystem twice: {', '.join(names)}; give each part its own name")
+        systems = {part.geometry.system for part in parts} | {part.geometry.causal_axis for part in parts}
+        if len(systems) > 2:  # one name and one axis
+            raise ValueError("the parts must have one system of coordinates and one outward axis")
         return parts
 
     @field_serializer("parts")
@@ -61,7 +64,9 @@ class CompositeDetector(Detector):
     @property
     def geometry(self) -> Geometry:
         """One system around all parts: the union of their bounds, a group boundary between neighbours."""
-        geometries = sorted((part.geometry for part in self.parts), key=lambda geometry: geometry.low[2])
+        geometries = sorted(
+            (part.geometry for part in self.parts), key=lambda geometry: geometry.low[geometry.causal_axis]
+        )
         between = [
             (inner.layers[-1] + outer.layers[0]) / 2
             for inner, outer in itertools.pairwise(geometries)
@@ -69,6 +74,8 @@ class CompositeDetector(Detector):
         ]
         boundaries = {boundary for geometry in geometries for boundary in geometry.group_boundaries} | set(between)
         return Geometry(
+            system=geometries[0].system,
+            causal_axis=geometries[0].causal_axis,
             low=tuple(np.min([geometry.low for geometry in geometries], axis=0).tolist()),
             high=tuple(np.max([geometry.high for geometry in geometries], axis=0).tolist()),
             group_boundaries=tuple(sorted(boundaries)),

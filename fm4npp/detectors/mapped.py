@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from fm4npp.detectors.base import Array, Column, Columns, Detector, Feature, Positive
 from fm4npp.detectors.columns import TRUTH, apart, constant_within, first_reasons, of_particles, one_value, outside
 from fm4npp.detectors.response import Response
-from fm4npp.detectors.units import EnergyUnit, LengthUnit, in_centimetres, in_gev
+from fm4npp.detectors.units import AngleUnit, EnergyUnit, LengthUnit, from_polar, in_centimetres, in_gev, in_radians
 from fm4npp.errors import DataError
 from fm4npp.event import LABEL_DTYPES, PARTICLE_CLASSES, Event, exact, particle_class
 from fm4npp.geometry import Bounds
@@ -33,11 +33,15 @@ class MappedDetector(Detector):
 
     Attributes:
         measured: features of a spacepoint and how they are scaled.
-        columns_of: quantity -> its column in the file, where the names differ. Quantities are x, y, z, the features,
-            track_id, particle_class, is_noise, layer, pdg, px, py; `particle_<name>` for particles (track_id, pdg,
-            px, py, pz, energy, mass, vx, vy, vz, ...), `event_<name>` for numbers of the whole event, `event_id`.
+        columns_of: quantity -> its column in the file, where the names differ. Quantities are x, y, z (or r, phi, z),
+            the features, track_id, particle_class, is_noise, layer, pdg, px, py; `particle_<name>` for particles
+            (track_id, pdg, px, py, pz, energy, mass, vx, vy, vz, ...), `event_<name>` for numbers of the whole event,
+            `event_id`.
         length_unit: unit of x, y, z and of particles' vx, vy, vz in the file: cm, mm, m, or a number of cm.
         energy_unit: unit of px, py, pz and of particles' energy and mass in the file.
+        position: whether the file places spacepoints by x, y, z or, around the beam, by r, phi, z; these are the
+            quantities then.
+        angle_unit: of phi in the file.
         origin: subtracted from x, y, z first, in the file's unit.
         factors: feature -> what the file's values are multiplied by to be in the feature's unit.
         layer_range: keep the spacepoints whose column `layer` lies in this closed range; None keeps all.
@@ -60,6 +64,8 @@ class MappedDetector(Detector):
     columns_of: dict[str, str] = Field(default_factory=dict)
     length_unit: LengthUnit = "cm"
     energy_unit: EnergyUnit = "GeV"
+    position: Literal["x-y-z", "r-phi-z"] = "x-y-z"
+    angle_unit: AngleUnit = "rad"
     origin: Bounds = (0.0, 0.0, 0.0)
     factors: dict[str, Positive] = Field(default_factory=dict)
     layer_range: tuple[int, int] | None = None
@@ -72,8 +78,8 @@ class MappedDetector(Detector):
     formats: dict[str, dict[str, Any]] = Field(default_factory=dict)
     response: Response | None = None
 
-    position_quantities: ClassVar[tuple[str, ...]] = ("x", "y", "z")
-    """What `positions` needs of a spacepoint."""
+    other_labels: ClassVar[tuple[str, ...]] = ("layer",)
+    """Labels that are taken as they are where the file has them."""
 
     @model_validator(mode="after")
     def _check_geometry(self) -> Self:
@@ -81,6 +87,12 @@ class MappedDetector(Detector):
             _ = self.geometry
         except ValidationError as error:
             raise ValueError(explain(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> Self:
+        if self.position != "x-y-z" and any(self.origin):
+            raise ValueError("origin: is subtracted from x, y, z; leave it out with position: r-phi-z")
         return self
 
     @model_validator(mode="after")
@@ -99,7 +111,7 @@ class MappedDetector(Detector):
     def columns(self) -> tuple[Column, ...]:
         """Positions and features are required, labels and truth are taken where the file has them."""
         required = self._required
-        optional = [name for name in (*LABEL_DTYPES, *TRUTH, "layer") if name not in required]
+        optional = [name for name in (*LABEL_DTYPES, *TRUTH, *self.other_labels) if name not in required]
         optional += [name for name in self.columns_of if name.startswith(("particle_", "event_"))]
         names = dict.fromkeys(self._column(name) for name in required)
         return tuple(Column(name) for name in names) + tuple(
@@ -116,6 +128,11 @@ class MappedDetector(Detector):
         """The detector's own layers, if it has a response."""
         return {self.name: (self.geometry, self.response)} if self.response and self.geometry.layers else {}
 
+    @property
+    def position_quantities(self) -> tuple[str, ...]:
+        """What `positions` needs of a spacepoint."""
+        return tuple(self.position.split("-"))
+
     def positions(self, values: Mapping[str, Array]) -> Array:
         """Where the spacepoints are.
 
@@ -123,13 +140,31 @@ class MappedDetector(Detector):
             values: quantity -> (N,), in the file's units.
 
         Returns:
-            (N, 3) in cm, see `in_centimetres`.
+            (N, 3) in cm, see `in_centimetres`; not a number where phi is beyond two turns, as no angle is.
         """
+        if self.position == "r-phi-z":
+            r, phi, z = (values[name] for name in self.position_quantities)
+            return from_polar(
+                in_centimetres(r, self.length_unit),
+                in_radians(phi, self.angle_unit),
+                in_centimetres(z, self.length_unit),
+            )
         axes = [
             in_centimetres(values[axis] - shift if shift else values[axis], self.length_unit)
             for axis, shift in zip(self.position_quantities, self.origin, strict=True)
         ]
         return np.stack(axes, axis=1)
+
+    def placed(self, columns: Columns) -> Array:
+        """Columns of a file to (N, 3) positions in cm of this detector's spacepoints, possible or not.
+
+        Raises:
+            DataError: if a column is absent.
+        """
+        with np.errstate(all="ignore"):
+            return self.positions({name: self._require(columns, name) for name in self.position_quantities})[
+                self.selection(columns)
+            ]
 
     def selection(self, columns: Columns) -> Array:
         """Columns of a file to (N,) bool: the spacepoints that this detector measured."""
@@ -188,7 +223,8 @@ class MappedDetector(Detector):
     def _values(self, columns: Columns) -> dict[str, Array]:
         """Quantity -> (N,) as in the file, of everything that an event is made from."""
         values = {name: self._require(columns, name) for name in self._required}
-        truth = {name: self._get(columns, name) for name in (*LABEL_DTYPES, *TRUTH, "layer") if name not in values}
+        wanted = (*LABEL_DTYPES, *TRUTH, *self.other_labels)
+        truth = {name: self._get(columns, name) for name in wanted if name not in values}
         values |= {name: array for name, array in truth.items() if array is not None}
         values |= {name: self._ids(values[name]) for name in ("track_id",) if name in values}
         count = len(next(iter(values.values())))
@@ -209,6 +245,8 @@ class MappedDetector(Detector):
             if values[name].dtype.kind == "f":
                 faults[f"{name} is not finite"] = ~np.isfinite(values[name])
         geometry = self.geometry
+        if self.position == "r-phi-z":
+            faults[f"phi is beyond two turns in {self.angle_unit}: another angle_unit?"] = ~np.isfinite(positions[:, 0])
         if not geometry.contains(positions, FAR).all():
             low, high = np.asarray(geometry.low), np.asarray(geometry.high)
             distance = np.abs((geometry.natural(positions) - low) / (high - low) - 0.5)
@@ -238,7 +276,7 @@ class MappedDetector(Detector):
             given["is_noise"] = tag | unlisted if unlisted.any() else tag
         if "track_id" in given and self.no_track is not None:
             given["track_id"] = np.where(given["track_id"] == self.no_track, -1, given["track_id"])
-        return {name: given[name] for name in (*LABEL_DTYPES, "layer") if name in given}
+        return {name: given[name] for name in (*LABEL_DTYPES, *self.other_labels) if name in given}
 
     def _fill_unmatched(self, given: dict[str, Array]) -> Array:
         """(N,) bool, which spacepoints no particle made; their truth in `given`, which is NaN, becomes numbers."""

@@ -95,7 +95,6 @@ class ObjectDetector(CylindricalDetector):
     """
 
     registered_name: ClassVar[str] = "objects"
-    position_quantities: ClassVar[tuple[str, ...]] = ("px", "py", "pz")
 
     eta: tuple[float, float] = (-4.0, 4.0)
     radius: tuple[float, float] = (0.0, SOFTEST)
@@ -120,6 +119,11 @@ class ObjectDetector(CylindricalDetector):
         """See `MappedDetector.columns`; the class of the objects too, where the file has it."""
         columns, name = super().columns, self._column(OBJECT_CLASS)
         return columns if name in {column.name for column in columns} else (*columns, Column(name, required=False))
+
+    @property
+    def position_quantities(self) -> tuple[str, ...]:
+        """Momenta."""
+        return ("px", "py", "pz")
 
     def positions(self, values: Mapping[str, Array]) -> Array:
         """See `pseudo_positions`; (N, 3) float64 in cm."""

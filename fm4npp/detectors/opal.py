@@ -89,7 +89,6 @@ class OPALEvents(ObjectDetector):
     """
 
     registered_name: ClassVar[str] = "opal-events"
-    position_quantities: ClassVar[tuple[str, ...]] = ()
 
     measured: dict[str, Feature] = Field(
         default_factory=lambda: {
@@ -105,6 +104,11 @@ class OPALEvents(ObjectDetector):
     )
     missing: dict[str, dict[str, tuple[float, ...]]] = Field(default_factory=lambda: dict(NOT_COMPUTED))
     columns_of: dict[str, str] = Field(default_factory=lambda: {"event_number": "event"})
+
+    @property
+    def position_quantities(self) -> tuple[str, ...]:
+        """None: an event is one token."""
+        return ()
 
     def positions(self, values: Mapping[str, Array]) -> Array:
         """(N, 3) in cm: the same place for every token."""

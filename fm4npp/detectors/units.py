@@ -11,6 +11,7 @@ from pydantic import Field
 
 Array = NDArray[Any]
 LengthUnit = Literal["cm", "mm", "m"] | Annotated[float, Field(gt=0)]
+AngleUnit = Literal["rad", "deg"]
 EnergyUnit = Literal["GeV", "MeV", "keV", "eV"]
 
 DIVISORS: Mapping[str, float] = {"GeV": 1, "MeV": 1e3, "keV": 1e6, "eV": 1e9}
@@ -44,6 +45,27 @@ def from_centimetres(values: Array, unit: LengthUnit) -> Array:
         return values
     converted: Array = values * 10 if unit == "mm" else values / (100 if unit == "m" else float(unit))
     return converted
+
+
+def in_radians(values: Array, unit: AngleUnit) -> Array:
+    """Angles to radians, float64."""
+    values = np.asarray(values, dtype=np.float64)
+    return np.deg2rad(values) if unit == "deg" else values
+
+
+def from_polar(r: Array, phi: Array, z: Array) -> Array:
+    """Places around the beam in Cartesian coordinates.
+
+    Args:
+        r: (N,) in cm.
+        phi: (N,) in radians.
+        z: (N,) in cm.
+
+    Returns:
+        (N, 3) float64 x, y, z in cm; NaN where |phi| is above two turns: such values are in another unit.
+    """
+    angle = np.where(np.abs(phi) <= 4 * np.pi, phi, np.nan)
+    return np.stack([r * np.cos(angle), r * np.sin(angle), np.asarray(z, dtype=np.float64)], axis=1)
 
 
 def in_gev(values: Array, unit: EnergyUnit) -> Array:

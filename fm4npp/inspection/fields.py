@@ -62,8 +62,10 @@ def _cylinder(in_cm: Array, taken: Sample, kept: dict[str, str]) -> Iterator[Lin
     there = np.isfinite(eta) & np.isfinite(radius)
     yield _range("radius", radius[there], f"cm; r from {_span(radius[there])} in {taken.events} events", 0.0)
     yield _range("eta", eta[there], f"pseudorapidity from {_span(eta[there])}")
-    if "layer" in kept:
-        radii = guesses.layers(taken.values["layer"][there], radius[there])
+    radii = guesses.layers(taken.values["layer"][there], radius[there]) if "layer" in kept else None
+    if radii is None and (found := guesses.layers_between_gaps(radius[there])):
+        yield Line("layers", list(found), f"cm; guess: median radii of {len(found)} groups with gaps between them")
+    elif "layer" in kept:
         yield from _layers(radii, kept["layer"], "radii")
 
 

@@ -27,6 +27,14 @@ MUCH = 3
 """An id that means "no track" has this many times the spacepoints of any track."""
 MOST_LAYERS = 200
 """More than this are no layers."""
+GAP = 0.01
+"""Share of the range that is empty between two layers, at least."""
+FILLED = 0.5
+"""Share of the range that layers fill, at most; what fills more is a volume."""
+PER_LAYER = 20
+"""Spacepoints that a layer has in the mean, at least, to be seen."""
+STRAY = 0.1
+"""A group of fewer spacepoints than this share of the mean group's is none."""
 
 
 class Scale(NamedTuple):
@@ -83,6 +91,29 @@ def scale(values: Array) -> Scale:
     log = bool(values.min() >= 0 and np.quantile(values, 0.999) > LONG_TAIL * np.median(values))
     values = np.log1p(values) if log else values
     return Scale(_significant(values.mean()), _significant(values.std()) or 1.0, log, factor)
+
+
+def layers_between_gaps(places: Array) -> tuple[float, ...] | None:
+    """The layers of a detector whose file does not number them, from what is empty between them.
+
+    Args:
+        places: (N,) on the outward axis.
+
+    Returns:
+        Medians, increasing; None if there is only one group, too many, or if they fill more than half of the range.
+    """
+    ordered = np.sort(places[np.isfinite(places)])
+    if not len(ordered):
+        return None
+    low, high = np.quantile(ordered, [0.001, 0.999]).tolist()
+    ordered = ordered[(ordered >= low) & (ordered <= high)]
+    groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > GAP * (high - low)) + 1)
+    groups = [group for group in groups if len(group) > STRAY * len(ordered) / len(groups)]
+    filled = sum(float(group[-1] - group[0]) for group in groups)
+    if not 1 < len(groups) <= min(MOST_LAYERS, len(ordered) / PER_LAYER) or filled > FILLED * (high - low):
+        return None
+    medians = tuple(_significant(float(np.median(group)), 5) for group in groups)
+    return medians if all(a < b for a, b in pairwise(medians)) else None
 
 
 def _significant(value: float, digits: int = 4) -> float:

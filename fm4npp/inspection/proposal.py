@@ -13,7 +13,7 @@ from fm4npp import detectors
 from fm4npp.data import Accounting, choose_reader
 from fm4npp.detectors import Detector
 from fm4npp.errors import DataError
-from fm4npp.inspection.fields import footer_of, lines_of
+from fm4npp.inspection.fields import NAME, footer_of, lines_of
 from fm4npp.inspection.names import choices
 from fm4npp.inspection.sample import AXES, Sample, canonical, sample, with_table
 from fm4npp.inspection.yaml_text import Line, text
@@ -39,12 +39,13 @@ class Proposal(NamedTuple):
     accounting: Accounting
 
 
-def propose(path: Path, reader_name: str = "auto") -> Proposal:
+def propose(path: Path, reader_name: str = "auto", name: str = NAME) -> Proposal:
     """A detector for a file of any known format.
 
     Args:
         path: file or folder.
         reader_name: a registered format, in place of recognising it.
+        name: of the detector.
 
     Raises:
         DataError: if the file cannot be read, or nothing in it looks like positions; the columns are listed then.
@@ -63,6 +64,7 @@ def propose(path: Path, reader_name: str = "auto") -> Proposal:
         accounting, error = _tried(lines, taken)
     if error:
         raise error.at(file=path)
+    lines = [line._replace(value=name) if line.key == "name" and not line.depth else line for line in lines]
     written = text([*_header(path, reader, taken, accounting), *lines, *footer_of(taken, notes)])
     spec = yaml.safe_load(written)
     detectors.build(spec)

@@ -75,6 +75,11 @@ class Objective(Component, ABC):
         return None
 
     @property
+    def uses_order(self) -> bool:
+        """Whether a spacepoint's targets are meant to depend on the serializer's order."""
+        return False
+
+    @property
     def fitted(self) -> bool:
         """Whether `targets` can be called; true for objectives with nothing to fit."""
         return True

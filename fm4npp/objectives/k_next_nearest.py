@@ -38,6 +38,9 @@ class KNextNearest(Objective):
 
     Attributes:
         k: neighbours of each spacepoint.
+        among: which spacepoints these are the nearest of: those further `outward`, or, for detectors in which
+            particles fly in no one direction, those that are `unseen`, later in the serializer's order, so that a
+            causal backbone cannot copy any.
         frame: given as `targets`: whether a neighbour is predicted by its `absolute` normalised coordinates, or by
             its `offset` from the spacepoint, standardised per slot and coordinate.
         energy: predict log(1 + energy) of each neighbour too, standardised per slot; needs a feature `energy`.
@@ -59,6 +62,7 @@ class KNextNearest(Objective):
     registered_name: ClassVar[str] = "k-nnn"
 
     k: Annotated[int, Field(ge=1)] = 30
+    among: Literal["outward", "unseen"] = "outward"
     frame: Literal["absolute", "offset"] = Field("absolute", alias="targets")
     energy: bool = False
     metric: Literal["normalised", "cartesian"] = "normalised"
@@ -107,6 +111,11 @@ class KNextNearest(Objective):
     def output_size(self) -> int:
         """Three numbers for each of k neighbours, or four with energy."""
         return self.k * self._numbers
+
+    @property
+    def uses_order(self) -> bool:
+        """With `unseen`."""
+        return self.among == "unseen"
 
     @property
     def fitted(self) -> bool:
@@ -252,6 +261,8 @@ class KNextNearest(Objective):
     def _nearest(self, points: Array, geometry: Geometry) -> Array:
         """(N, 3) float32 normalised coordinates to the (N, k) int64 indices of `next_nearest`."""
         places, periodic = self._places(points, geometry)
+        if self.among == "unseen":
+            return next_nearest(places, np.arange(len(points)), self.k, periodic)
         outward = _radii(points, geometry) if self.metric == "cartesian" else None
         return next_nearest(places, geometry.causal_rank(points), self.k, periodic, outward=outward)
 

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 class NextSpacepoint(Objective):
     """Predict the coordinates of the next spacepoint of the sequence.
 
-    The one objective whose targets depend on the serializer: `targets` receives the spacepoints in its order. The
-    released code has no such target; its flag of that name shifts neighbour labels.
+    `targets` receives the spacepoints in the serializer's order. The released code has no such target; its flag of that
+    name shifts neighbour labels.
     """
 
     registered_name: ClassVar[str] = "next-spacepoint"
+
+    @property
+    def uses_order(self) -> bool:
+        """It is what the objective is about."""
+        return True
 
     @property
     def output_size(self) -> int:

@@ -71,7 +71,7 @@ def _figure(matplotlib: Any, event: Event, panels: list[Panel], views: tuple[Vie
     axes = figure.subplots(len(panels), 2, squeeze=False, **ratios)
     for row, panel in zip(axes.T if columns else axes, panels, strict=True):
         for ax, view in zip(row, views, strict=True):
-            _frame(ax, view, empty=not len(event))
+            frame(ax, view, empty=not len(event))
             _scatter(ax, event, panel, view)
         row[0].set_title(panel.heading, color=INK, loc="left")
     figure.supxlabel(event.source, fontsize=7, color="#909090", x=0.995, ha="right")
@@ -80,7 +80,7 @@ def _figure(matplotlib: Any, event: Event, panels: list[Panel], views: tuple[Vie
     return figure
 
 
-def _frame(axes: Any, view: View, empty: bool) -> None:
+def frame(axes: Any, view: View, empty: bool = False) -> None:
     """Axes and layers of one projection."""
     axes.set_aspect("equal")
     axes.set(xlim=view.limits[0], ylim=view.limits[1])

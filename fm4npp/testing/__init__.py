@@ -1,4 +1,4 @@
-"""The contracts of the four axes as checks, for the components of this project and of plug-ins alike.
+"""The contracts of the axes as checks, for the components of this project and of plug-ins alike.
 
 Each check takes a class (and the fields that it cannot do without), tries it on small made-up events and raises an
 AssertionError that says what is wrong and what to do about it.
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from fm4npp.testing.detectors import check_detector
     from fm4npp.testing.heads import check_head
     from fm4npp.testing.objectives import check_objective
+    from fm4npp.testing.readers import check_reader
     from fm4npp.testing.serializers import check_serializer
 
-__all__ = ["check_detector", "check_head", "check_objective", "check_serializer"]
+__all__ = ["check_detector", "check_head", "check_objective", "check_reader", "check_serializer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -78,6 +78,10 @@ def _made_columns(part: MappedDetector, random: np.random.Generator) -> dict[str
     positions += np.asarray(part.origin)
     first, last = part.layer_range or (0, 9)
     values: dict[str, Array] = dict(zip(("x", "y", "z"), positions.T, strict=True))
+    if part.position == "r-phi-z":
+        phi = np.arctan2(positions[:, 1], positions[:, 0])
+        radius = np.hypot(positions[:, 0], positions[:, 1])
+        values |= {"r": radius, "phi": np.rad2deg(phi) if part.angle_unit == "deg" else phi}
     values |= {name: np.abs(feature.restored(random.normal(size=count))) for name, feature in part.features.items()}
     values |= {
         "layer": random.integers(first, last + 1, count),

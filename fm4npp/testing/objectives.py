@@ -53,16 +53,13 @@ def make_events() -> list[Spacepoints]:
     ]
 
 
-def check_objective(
-    cls: type[Objective], *, perfect: Perfect | None = None, uses_order: bool = False, **fields: Any
-) -> None:
+def check_objective(cls: type[Objective], *, perfect: Perfect | None = None, **fields: Any) -> None:
     """Check that an objective class keeps the contract of `fm4npp.objectives.Objective`.
 
     Args:
         cls: the class; it is built as `cls(**fields)`.
         perfect: packed targets to the (T, output_size) predictions whose loss is 0. By default the one
             floating-point target that has `output_size` numbers for a spacepoint.
-        uses_order: whether targets are meant to depend on the serializer's order.
         fields: configuration, needed where the class has fields without a default.
 
     Raises:
@@ -72,7 +69,7 @@ def check_objective(
     for geometry in GEOMETRIES:
         fitted = _fit(objective, geometry)
         targets = [_check_targets(fitted, event, geometry) for event in make_events()]
-        if not uses_order:
+        if not objective.uses_order:
             for event, expected in zip(make_events(), targets, strict=True):
                 _check_permutation(fitted, event, expected, geometry)
         packed = _pack(cls, targets)
@@ -154,8 +151,8 @@ def _check_permutation(objective: Objective, event: Spacepoints, expected: Targe
         _require(
             np.array_equal(shuffled[name], values[shuffle]),
             type(objective),
-            f"the targets {name!r} of a spacepoint depend on the order of the input; use geometry.causal_rank, or say "
-            "uses_order=True to the check if that is meant",
+            f"the targets {name!r} of a spacepoint depend on the order of the input; use geometry.causal_rank, or let "
+            "the property uses_order be true if that is meant",
         )
 
 

@@ -15,6 +15,7 @@ from fm4npp.testing.detectors import check_detector, made_columns
 REQUIRED_FIELDS = {
     "composite": {"parts": ["sphenix-mvtx", "sphenix-intt"]},
     "cylindrical": {"name": "mine", "radius": (1.0, 10.0)},
+    "spherical": {"name": "mine", "distance": (90.0, 250.0), "layers": (100.0, 150.0, 200.0)},
     "cartesian": {"name": "mine", "low": (-10.0, -20.0, 0.0), "high": (10.0, 20.0, 50.0)},
 }
 """Fields of detectors that have some without a default."""

@@ -7,12 +7,10 @@ from fm4npp.objectives.k_next_nearest import KNextNearest
 from fm4npp.objectives.next_spacepoint import NextSpacepoint
 from fm4npp.testing import check_objective
 
-USES_ORDER = {"next-spacepoint"}
-
 
 @pytest.mark.parametrize("name", objectives.names())
 def test_registered_objectives_keep_the_contract(name):
-    check_objective(objectives.get(name), uses_order=name in USES_ORDER)
+    check_objective(objectives.get(name))
 
 
 @pytest.mark.parametrize("targets", ["absolute", "offset"])
@@ -23,8 +21,19 @@ def test_k_next_nearest_keeps_the_contract_with_all_options(targets, energy, per
     check_objective(KNextNearest, targets=targets, energy=energy, periodic=periodic, k=k)
 
 
+@pytest.mark.parametrize("targets", ["absolute", "offset"])
+def test_neighbours_that_the_scan_has_not_passed_keep_it_too(targets):
+    check_objective(KNextNearest, targets=targets, among="unseen", k=5)
+
+
 class Few(KNextNearest):
     k: int = 4
+
+
+class Undeclared(NextSpacepoint):
+    @property
+    def uses_order(self):
+        return False
 
 
 class NotANumberWhenEmpty(Few):
@@ -90,7 +99,7 @@ class DropsTheLast(NextSpacepoint):
         (PadsWithNaN, "not finite; mask"),
         (Ragged, "differ in shape"),
         (DropsTheLast, "for 60 spacepoints"),
-        (NextSpacepoint, "depend on the order of the input"),
+        (Undeclared, "let the property uses_order be true"),
     ],
 )
 def test_the_check_finds(cls, message):

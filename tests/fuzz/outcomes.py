@@ -108,7 +108,8 @@ def conversion(path, detector, reader, max_rejected, folder, output, expected):
     target = folder / output
     with noted() as faults:
         try:
-            convert([path], detector, target, reader=reader, max_rejected=max_rejected)
+            # Some bases are a few spacepoints at random places: where they lie is not what is tested.
+            convert([path], detector, target, reader=reader, max_rejected=max_rejected, max_outside=1.0)
         except FM4NPPError as error:
             left = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
             if target.is_file() or (target / "manifest.json").exists() or any(".tmp" in name for name in left):
