@@ -1,0 +1,1 @@
+"""A made-up tracker of straw tubes for FM4NPP; each class is found by its entry point."""
