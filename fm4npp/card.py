@@ -7,13 +7,14 @@ from typing import cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fm4npp.configuration import FM4NPPConfig
+from fm4npp.configuration import ADDED, FM4NPPConfig
+from fm4npp.detectors import Detector
 
 TEMPLATE = """---
 {metadata}
 ---
 
-# FM4NPP model of {detectors}
+# FM4NPP model of {names}
 
 {weights}
 
@@ -53,7 +54,8 @@ def model_card(config: FM4NPPConfig) -> ModelCard:
     training = ", ".join(f"{key} {config.training[key]}" for key in SHOWN if key in config.training)
     objective = config.objective.spec()
     fields = {
-        "detectors": ", ".join(detector.name for detector in config.detectors),
+        "names": ", ".join(detector.name for detector in config.detectors),
+        "detectors": ", ".join(_told(config, detector) for detector in config.detectors),
         "weights": "" if training else "**The weights are random**: nothing has been trained.",
         "backbone": backbone,
         "serializers": ", ".join(f"{s.registered_name} ({name})" for name, s in config.serializers.items()),
@@ -64,6 +66,13 @@ def model_card(config: FM4NPPConfig) -> ModelCard:
         "metadata": ModelCardData(library_name="fm4npp", tags=TAGS).to_yaml(),
     }
     return ModelCard(TEMPLATE.format(**fields))
+
+
+def _told(config: FM4NPPConfig, detector: Detector) -> str:
+    """A detector's name, with its subsystems, and whether the weights were trained without it."""
+    parts = [] if detector.subsystems == (detector.name,) else [" + ".join(detector.subsystems)]
+    parts += ["added after the training"] if detector.name in config.training.get(ADDED, {}) else []
+    return f"{detector.name} ({'; '.join(parts)})" if parts else detector.name
 
 
 BEGIN, END = "<!-- fm4npp evaluation: begin -->", "<!-- fm4npp evaluation: end -->"

@@ -19,6 +19,8 @@ from fm4npp.registry import PROJECT, Component, Registry, Unknown, explain, sugg
 from fm4npp.serializers import Serializer
 
 CONFIG_NAME = "config.json"
+ADDED = "added_detectors"
+"""Key of `training`: detector that was added after the training -> number of events that it was fitted to."""
 
 
 def _spec(component: Component) -> dict[str, Any]:
@@ -44,6 +46,11 @@ def complete(registry: Registry[Any], spec: str | Mapping[str, Any]) -> dict[str
     return {"type": name, **config.model_dump(mode="json")}
 
 
+def listed(features: tuple[str, ...]) -> str:
+    """Names of features, for a message."""
+    return ", ".join(features) or "nothing but positions"
+
+
 def typed(registry: Registry[Any], spec: str | Mapping[str, Any]) -> tuple[str, Any]:
     """The registered name and the validated configuration of a backbone's or head's specification."""
     fields = {"type": spec} if isinstance(spec, str) else dict(spec)
@@ -65,6 +72,8 @@ class FM4NPPConfig(BaseModel):
         serializers: detector name -> serializer, each fitted to that detector's events where it needs a fit. The
             key `serializer` may be given instead: one specification for every detector.
         objective: the pretraining objective.
+        objectives: detector name -> the same objective with constants of that detector's own, of detectors that were
+            added to a trained model; the others share those of `objective`.
         embedding: how spacepoints are embedded.
         backbone: `{"type": name, "width": ..., ...}`.
         heads: name -> `{"type": name, ...}` of the heads inside the checkpoint.
@@ -79,6 +88,7 @@ class FM4NPPConfig(BaseModel):
     detectors: Annotated[tuple[AnyDetector, ...], Field(min_length=1)]
     serializers: dict[str, AnySerializer]
     objective: AnyObjective = Field(default_factory=lambda: objectives.build("k-nnn"))
+    objectives: dict[str, AnyObjective] = Field(default_factory=dict)
     embedding: EmbeddingConfig = EmbeddingConfig()
     backbone: Annotated[dict[str, Any], BeforeValidator(lambda spec: complete(backbones.registry, spec))]
     heads: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda spec: complete(heads.registry, spec))]] = Field(
@@ -104,7 +114,25 @@ class FM4NPPConfig(BaseModel):
             raise ValueError(f"detectors: every detector once, but the names are {', '.join(names)}")
         if set(self.serializers) != set(names):
             raise ValueError(f"serializers: one for each of {', '.join(names)}, not {', '.join(self.serializers)}")
+        for name, objective in self.objectives.items():
+            if name not in names:
+                raise ValueError(f"objectives: no detector {name!r} among {', '.join(names)}")
+            if type(objective) is not type(self.objective) or objective.output_size != self.objective.output_size:
+                raise ValueError(f"objectives: that of {name} is another than `objective`, not just of other constants")
+        self._check_subsystems()
         return self
+
+    def _check_subsystems(self) -> None:
+        """Subsystems of one name share their weights, so they must measure the same."""
+        found: dict[str, tuple[str, tuple[str, ...]]] = {}
+        for detector in self.detectors:
+            for subsystem, features in detector.subsystem_features.items():
+                owner, known = found.setdefault(subsystem, (detector.name, features))
+                if known != features:
+                    raise ValueError(
+                        f"detectors: subsystem {subsystem!r} of {owner} measures {listed(known)}, but of "
+                        f"{detector.name} {listed(features)}; give one of them another name"
+                    )
 
     @classmethod
     def create(cls, **fields: Any) -> FM4NPPConfig:
@@ -192,12 +220,20 @@ class FM4NPPConfig(BaseModel):
             if detector.name == name:
                 return detector
         known = tuple(detector.name for detector in self.detectors)
-        raise Unknown(f"this model does not know the detector {name!r}; it knows: {', '.join(known)}")
+        raise Unknown(
+            f"this model does not know the detector {name!r}; it knows: {', '.join(known)}; `fm4npp add-detector` "
+            "adds one"
+        )
+
+    def objective_of(self, name: str) -> Objective:
+        """The objective with the constants that a detector's targets are made with."""
+        return self.objectives.get(name, self.objective)
 
     @property
     def fitted(self) -> bool:
         """Whether every serializer and the objective have the constants they need."""
-        return self.objective.fitted and all(serializer.fitted for serializer in self.serializers.values())
+        names = (detector.name for detector in self.detectors)
+        return all(self.objective_of(name).fitted and self.serializers[name].fitted for name in names)
 
     def _foreign(self) -> dict[str, str]:
         used: list[tuple[Registry[Any], str]] = [(backbones.registry, self.backbone["type"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from fm4npp.backbones.packing import rowwise_linear
 from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.choices import Backend
 from fm4npp.configuration import FM4NPPConfig, complete, typed
+from fm4npp.detector_set import built_head, change, with_detector, without_detector
+from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
-from fm4npp.heads import Head, HeadContext
+from fm4npp.heads import Head
 from fm4npp.heads.base import LayerMix
 from fm4npp.pretrained import PretrainedModel
 from fm4npp.processing import FM4NPPProcessor
@@ -74,7 +76,7 @@ class FM4NPPModel(PretrainedModel):
         self.backbone.backend = backend
         self.output = nn.Linear(config.width, config.objective.output_size)
         nn.init.zeros_(self.output.bias)
-        self.heads = nn.ModuleDict({name: self._build_head(spec) for name, spec in config.heads.items()})
+        self.heads = nn.ModuleDict({name: built_head(config, spec) for name, spec in config.heads.items()})
 
     # ---- running
 
@@ -242,7 +244,7 @@ class FM4NPPModel(PretrainedModel):
             )
         if name in self.heads:
             raise ConfigurationError(f"the model has a head {name!r} already")
-        head = self._build_head(spec)
+        head = built_head(self.config, spec)
         self.heads[name] = head.to(next(self.backbone.parameters()).device)
         self.config = self.config.updated(heads={**self.config.heads, name: complete(heads.registry, spec)})
         return head
@@ -251,6 +253,45 @@ class FM4NPPModel(PretrainedModel):
         """Detach a head."""
         del self.heads[name]
         self.config = self.config.updated(heads={key: spec for key, spec in self.config.heads.items() if key != name})
+
+    # ---- detectors
+
+    def add_detector(
+        self, detector: str | Mapping[str, Any] | Detector, events: Iterable[Event] | None = None, *, seed: int = 0
+    ) -> Self:
+        """Make the model read the events of one more detector; what it computes of the others stays, to the bit.
+
+        See `with_detector` for what is fitted and `changed_embedding` for the new weights. Processors that were made
+        before do not know the detector: make another of `config`.
+
+        Args:
+            detector: registered name, YAML file, specification, or the detector itself.
+            events: of it, that the serializer and the objective's constants are fitted to.
+            seed: of the new weights that are random.
+
+        Returns:
+            This model.
+
+        Raises:
+            ConfigurationError: if the model knows it already or cannot take it; nothing is changed then.
+            DataError: if it cannot be fitted to the events.
+        """
+        self._require_no_adapter("adding a detector")
+        change(self, with_detector(self.config, detector, events), seed)
+        return self
+
+    def remove_detector(self, name: str) -> Self:
+        """Forget a detector; what the model computes of the others stays, to the bit.
+
+        Returns:
+            This model.
+
+        Raises:
+            ConfigurationError: if the model does not know it, or knows no other; nothing is changed then.
+        """
+        self._require_no_adapter("removing a detector")
+        change(self, without_detector(self.config, name))
+        return self
 
     def require_labels(self, batch: EventBatch) -> None:
         """Check that a batch has the labels that every head is trained with.
@@ -275,13 +316,6 @@ class FM4NPPModel(PretrainedModel):
     def num_parameters(self, *, trainable: bool = True) -> int:
         """Number of parameters; by default of the trainable ones."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
-
-    def _build_head(self, spec: str | Mapping[str, Any]) -> Head:
-        name, config = typed(heads.registry, spec)
-        kinds = {detector.geometry.periodic for detector in self.config.detectors}
-        periodic = kinds.pop() if len(kinds) == 1 else None
-        context = HeadContext(self.config.width, self._num_blocks, len(self.config.feature_names), periodic)
-        return heads.get(name)(config, context)
 
     def _heads(self) -> list[tuple[str, Head]]:
         return list(self.heads.items())  # type: ignore[arg-type]

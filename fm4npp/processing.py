@@ -23,12 +23,13 @@ from fm4npp.event import Event
 from fm4npp.files import write_json
 from fm4npp.geometry import Geometry
 from fm4npp.original import is_alias, released_config
+from fm4npp.serializers import Serializer
 from fm4npp.truth import as_label, is_of_event, truth
 
 Array = NDArray[Any]
 
 INDEX_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "k-nnn": ("type", "k", "metric", "periodic"),
+    "k-nnn": ("type", "k", "among", "metric", "periodic"),
     "continuation": ("type", "steps", "nearest"),
 }
 """Objective -> the fields that its `indices` depend on; all, the fitted scale included, of one that is not listed."""
@@ -198,10 +199,17 @@ class FM4NPPProcessor:
                 raise DataError(f"no spacepoints of detector {detector.name!r} to fit to")
             points = [coordinates for coordinates, _ in found[detector.name]]
             serializers[detector.name] = serializers[detector.name].fit(points, detector.geometry)
-        largest = max(self.config.detectors, key=lambda detector: len(found[detector.name]))
-        everything = [pair for pairs in found.values() for pair in pairs]
-        objective = self.config.objective.fit(everything, largest.geometry)
-        return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective))
+        own = self.config.objectives
+        sharing = [one for one in self.config.detectors if one.name not in own] or self.config.detectors
+        largest = max(sharing, key=lambda detector: len(found[detector.name]))
+        objective = self.config.objective
+        if objective.uses_order:
+            found = {name: [_in_order(pair, serializers[name], self._geometries[name]) for pair in pairs]
+                     for name, pairs in found.items()}  # fmt: skip
+        everything = [pair for detector in sharing for pair in found[detector.name]]
+        objective = objective.fit(everything, largest.geometry)
+        own = {name: one.fit(found[name], self._geometries[name]) for name, one in own.items()}
+        return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective, objectives=own))
 
     def prepare(
         self,
@@ -252,10 +260,11 @@ class FM4NPPProcessor:
             order: (N,) int64, index of each token among the event's spacepoints.
             indices: (N, m), what `Objective.indices` gives in that order; None if it gives nothing.
         """
-        geometry = self._geometries[self._detector(event).name]
+        name = self._detector(event).name
+        geometry = self._geometries[name]
         coordinates = self._coordinates(event, geometry)
         order = self._order(event, coordinates)
-        return order, self.config.objective.indices(coordinates[order], geometry)
+        return order, self.config.objective_of(name).indices(coordinates[order], geometry)
 
     def index_key(self, detector: str) -> dict[str, Any]:
         """All that `indices` depends on besides the event, as JSON: other values, other indices.
@@ -263,7 +272,7 @@ class FM4NPPProcessor:
         Args:
             detector: name of the event's detector.
         """
-        objective = self.config.objective.spec()
+        objective = self.config.objective_of(detector).spec()
         return {
             "geometry": self._geometries[self.config.detector(detector).name].model_dump(mode="json"),
             "serializer": self.config.serializers[detector].spec(),
@@ -355,7 +364,8 @@ class FM4NPPProcessor:
         self, event: Event, coordinates: Array, geometry: Geometry, indices: Array | None
     ) -> Mapping[str, Array]:
         known = {} if indices is None else {"indices": indices}
-        return self.config.objective.targets(coordinates, geometry, _columns(event), **known)
+        objective = self.config.objective_of(self._detector(event).name)
+        return objective.targets(coordinates, geometry, _columns(event), **known)
 
     def _features(self, event: Event, detector: Detector) -> Array:
         names = self.config.feature_names
@@ -372,6 +382,15 @@ class FM4NPPProcessor:
             raise DataError(f"has spacepoints of {', '.join(unknown)}, unknown to this model", event=event.event_id)
         slots = np.array([self._slots[name] for name in event.subsystems] or [0], dtype=np.int64)
         return slots[event.ids]
+
+
+def _in_order(
+    pair: tuple[Array, dict[str, Array]], serializer: Serializer, geometry: Geometry
+) -> tuple[Array, dict[str, Array]]:
+    """Coordinates and features of an event in the serializer's order."""
+    coordinates, features = pair
+    order = serializer.order(coordinates, geometry)
+    return coordinates[order], {name: values[order] for name, values in features.items()}
 
 
 def _columns(event: Event) -> dict[str, Array]:

@@ -22,11 +22,14 @@ class EmbeddingConfig(BaseModel):
         projection: "frozen", fixed standard-normal matrices without scaling, as in the released models; or "learned",
             trained matrices that start with an embedding of about unit variance.
         num_octaves: frequencies of the position encoding.
+        single_detector_embedding: whether a single subsystem has a detector embedding too, as several always have: one
+            that is left of several needs its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     projection: Literal["frozen", "learned"] = "frozen"
     num_octaves: int = Field(10, ge=0)
+    single_detector_embedding: bool = False
 
 
 def nerf_encoding(coordinates: Tensor, num_octaves: int = 10) -> Tensor:
@@ -46,7 +49,7 @@ def nerf_encoding(coordinates: Tensor, num_octaves: int = 10) -> Tensor:
 class SpacepointEmbedding(nn.Module):
     """Projected position encoding + each subsystem's projection of its own features + its detector embedding.
 
-    A row's bits do not depend on the other rows. There is a detector embedding only for two subsystems or more.
+    A row's bits do not depend on the other rows. There is a detector embedding for two subsystems or more.
 
     Args:
         config: options.
@@ -73,13 +76,12 @@ class SpacepointEmbedding(nn.Module):
         # A sine or cosine of a spread-out phase has variance 1/2, a scaled feature 1; either sum is given half of 1.
         position_std = (encoding_size**-0.5) if learned else 1.0
         self.position_projection = _normal(encoding_size, width, position_std, learned)
-        self.feature_projections = nn.ParameterDict(
-            {
-                name: _normal(len(names), width, (2 * max(len(names), 1)) ** -0.5 if learned else 1.0, learned)
-                for name, names in subsystem_features.items()
-            }
-        )
-        several = len(subsystem_features) > 1
+        # One by one: a mapping would be sorted by name, and the projections must be in the order of the detector ids.
+        self.feature_projections = nn.ParameterDict()
+        for name, names in subsystem_features.items():
+            std = (2 * max(len(names), 1)) ** -0.5 if learned else 1.0
+            self.feature_projections[name] = _normal(len(names), width, std, learned)
+        several = len(subsystem_features) > 1 or config.single_detector_embedding
         self.detector_embedding = nn.Parameter(torch.zeros(len(subsystem_features), width)) if several else None
 
         owned = [(owner, name) for owner, names in enumerate(subsystem_features.values()) for name in names]

@@ -1,13 +1,15 @@
-"""Commands on checkpoints: convert-checkpoint."""
+"""Commands on checkpoints: convert-checkpoint, add-detector."""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fm4npp.cli.app import AsJson, Debug, command, finish, progress
+from fm4npp.cli.app import AsJson, Debug, MaxRejected, command, finish, progress
+from fm4npp.cli.models import ModelOption
 from fm4npp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,8 +44,7 @@ def convert_checkpoint(
     """
     if bin_edges is not None and fit is not None:
         raise ConfigurationError("--bin-edges and --fit both give bin edges: choose one")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigurationError(f"{output}: exists and is not an empty folder; choose another")
+    _check_empty(output)
     from fm4npp.convert import load_original_checkpoint
 
     model = load_original_checkpoint(input, bin_edges=bin_edges, trust_pickle=trust_pickle)
@@ -61,6 +62,97 @@ def convert_checkpoint(
         "fitted": model.config.fitted,
     }
     finish(summary, as_json, *_lines(model.config, summary))
+
+
+@command
+def add_detector(
+    model: ModelOption,
+    output: Annotated[Path, typer.Option(help="Checkpoint folder to write; new or empty.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Events of it, of any format, that serializer and objective are fitted to.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Registered name, or a YAML file; by default the one that --data is of.")
+    ] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="Head folder or Hub id to take along; may be given several times.")
+    ] = None,
+    max_events: Annotated[int, typer.Option(min=1, help="Events of --data to fit to, the first ones.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of new weights that are random.")] = 0,
+    max_rejected: MaxRejected = 0.001,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make a model read one more detector; what it computes of the others stays as it was.
+
+    A head that was trained on MODEL fits it alone: take it along with --head.
+
+    Example: fm4npp add-detector --model runs/a --detector eic --data eic.parquet --output runs/a-eic
+    """
+    _check_empty(output)
+    if data is None and detector is None:
+        raise ConfigurationError("give --data, events of the new detector, or --detector")
+    from fm4npp.cli.models import load
+
+    loaded, _ = load(model, head or [], "torch", "cpu")
+    known = [one.name for one in loaded.config.detectors]
+    given, events = _detector_and_events(data, detector, max_rejected) if data else (detector, None)
+    count = 0
+
+    def counted() -> Iterator[Event]:
+        nonlocal count
+        for event in islice(events or (), max_events):
+            count += 1
+            update(count)
+            yield event
+
+    with progress("fitting") as update:
+        loaded.add_detector(given, counted() if data else None, seed=seed)
+    loaded.save_pretrained(output)
+    new = loaded.config.detectors[-1]
+    summary = {
+        "output": str(output),
+        "added": new.name,
+        "subsystems": {name: list(features) for name, features in new.subsystem_features.items()},
+        "detectors": [*known, new.name],
+        "heads": list(loaded.heads),
+        "events": count,
+        "fitted": loaded.config.fitted,
+    }
+    fitted = f"fitted to {count} events of {data.name}" if data else "nothing was fitted"
+    lines = (
+        f"{output}: {', '.join(known)}, and now {new.name}; {fitted}",
+        f"the weights have not been trained on {new.name}: judge its features with fm4npp probe, train heads with "
+        "fm4npp adapt",
+    )
+    finish(summary, as_json, *lines)
+
+
+def _check_empty(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigurationError(f"{output}: exists and is not an empty folder; choose another")
+
+
+def _detector_and_events(path: Path, given: str | None, max_rejected: float) -> tuple[Any, Iterator[Event]]:
+    """The detector of a file, as `add_detector` takes it, and the file's events of it."""
+    from fm4npp import detectors
+    from fm4npp.data import EventDataset, choose_reader, read_events
+    from fm4npp.readers.events_parquet import EventsParquet
+
+    if not isinstance(choose_reader(path, "auto"), EventsParquet):
+        if given is None:
+            raise ConfigurationError(f"{path}: does not say which detector it is of; give --detector")
+        detector = detectors.load(given)
+        return detector, read_events(path, detector, max_rejected=max_rejected)
+    dataset = EventDataset([path])
+    held = dict(zip(dataset.detectors, dataset.specifications, strict=True))
+    if given is None and len(held) > 1:
+        raise ConfigurationError(f"{path}: holds events of {', '.join(held)}; say which with --detector")
+    chosen = next(iter(held)) if given is None else given
+    detector = detectors.build(held[chosen]) if chosen in held else detectors.load(chosen)
+    if detector.name not in held:
+        raise ConfigurationError(f"{path}: holds events of {', '.join(held)}, none of {detector.name!r}")
+    return detector, (event for event in dataset if event.detector == detector.name)
 
 
 def _fitted(config: FM4NPPConfig, path: Path) -> FM4NPPConfig:

@@ -260,13 +260,16 @@ def _best(record: dict[str, Any]) -> str:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """One line for each head; the report has everything."""
-    from fm4npp.evaluation.report import rows, told
+    """One line for each head, and for each detector if there are several; the report has everything."""
+    from fm4npp.evaluation.report import detector_rows, rows, told
 
     lines = []
     for entry, found in groupby(rows(report), key=lambda row: row.entry):
         said = ", ".join(f"{row.metric} {told(row)}" for row in found)
         lines.append(f"{entry}: {said} ({_judged(report['heads'][entry])})")
+    for detector, own in detector_rows(report).items():
+        for entry, found in groupby(own, key=lambda row: row.entry):
+            lines.append(f"{entry}, {detector}: {', '.join(f'{row.metric} {told(row)}' for row in found)}")
     return lines
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import compress, groupby
 from typing import Any
 
 import numpy as np
 import torch
 
+from fm4npp.batch import EventBatch
 from fm4npp.errors import DataError
 from fm4npp.evaluation.predict import predict_events
 from fm4npp.event import Array, Event
@@ -30,6 +33,8 @@ Report = dict[str, Any]
 
 PROBABILITY = "_probability"
 """Appended to the name of a predicted class, it names the probabilities of all classes."""
+BY_DETECTOR = "by_detector"
+"""What holds the metrics of each detector, where events are of several."""
 WEIGHT = "weight"
 """Label with the weight of every spacepoint in the TrackML score; without it all weigh the same."""
 EVERY_TRACK = TrackSelection()
@@ -45,6 +50,7 @@ class _Found:
         probabilities: (N, C) each, or none of them.
         particles: of the events, for tracks.
         weights: (N,) each, or none of them, for tracks.
+        detectors: of the events.
     """
 
     true: list[Array] = dataclasses.field(default_factory=list)
@@ -52,6 +58,7 @@ class _Found:
     probabilities: list[Array] = dataclasses.field(default_factory=list)
     particles: list[Mapping[str, Array]] = dataclasses.field(default_factory=list)
     weights: list[Array | None] = dataclasses.field(default_factory=list)
+    detectors: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, event: Event, head: Head, prediction: str, values: Mapping[str, Array]) -> None:
         """Keep what judges one event."""
@@ -63,6 +70,13 @@ class _Found:
             self.weights.append(event.labels.get(WEIGHT))
         elif prediction + PROBABILITY in values:
             self.probabilities.append(values[prediction + PROBABILITY])
+        self.detectors.append(event.detector)
+
+    def of(self, detector: str) -> _Found:
+        """The entries of one detector's events."""
+        chosen = [one == detector for one in self.detectors]
+        lists = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _Found(**{name: list(compress(values, chosen)) for name, values in lists.items()})
 
 
 def evaluate(
@@ -87,6 +101,8 @@ def evaluate(
     Returns:
         Head name, or head/prediction of a head with several, -> its metrics as plain values: `TrackingMetrics` and
         `ari_per_event`, `ClassificationMetrics` and, as `probabilities`, `ProbabilityMetrics`, or `RegressionMetrics`.
+        Of events of several detectors also `by_detector`: detector -> its own metrics, without those of each
+        event, class or bin.
 
     Raises:
         DataError: if there is no event, or a label is missing.
@@ -104,7 +120,9 @@ def evaluate(
     if not count:
         raise DataError("no events to evaluate")
     return {
-        entry_name(heads[name], name, prediction): _metrics(heads[name], prediction, found, selection)
+        entry_name(heads[name], name, prediction): _with_detectors(
+            found.detectors, partial(_metrics_of, heads[name], prediction, found, selection)
+        )
         for (name, prediction), found in kept.items()
     }
 
@@ -112,6 +130,31 @@ def evaluate(
 def entry_name(head: Head, name: str, prediction: str) -> str:
     """What a report calls a prediction: the head's name, with the prediction's if the head has several."""
     return name if len(head.labels) == 1 else f"{name}/{prediction}"
+
+
+def _with_detectors(names: Sequence[str], metrics: Callable[[str | None], Report]) -> Report:
+    """The metrics of all events and, of several detectors, of each one's.
+
+    Args:
+        names: detector of every event.
+        metrics: detector, or None for all, -> metrics of its events.
+    """
+    several = sorted(set(names))
+    overall = metrics(None)
+    if len(several) < 2:
+        return overall
+    return {**overall, BY_DETECTOR: {name: _numbers(metrics(name)) for name in several}}
+
+
+def _numbers(metrics: Report) -> Report:
+    """Single numbers with their intervals and counts, without what is of each event, class or bin."""
+    shown = {name: value for name, value in metrics.items() if not isinstance(value, list | tuple | dict)}
+    nested = {"probabilities": _numbers(metrics["probabilities"])} if "probabilities" in metrics else {}
+    return {**shown, "intervals": metrics.get("intervals", {}), **nested}
+
+
+def _metrics_of(head: Head, prediction: str, found: _Found, selection: TrackSelection, detector: str | None) -> Report:
+    return _metrics(head, prediction, found if detector is None else found.of(detector), selection)
 
 
 def _metrics(head: Head, prediction: str, found: _Found, selection: TrackSelection) -> Report:
@@ -172,14 +215,41 @@ def objective_loss(
         DataError: if there are no spacepoints.
     """
     model.eval()
-    total = weights = tokens = count = 0.0
-    for _, batch in processor.batches(events, tokens_per_batch, targets=True):
-        loss = model(**batch.to(model.device)).loss
-        weight = model.config.objective.count(batch.targets)
-        total += float(loss) * weight
-        weights += weight
-        tokens += batch.num_tokens
-        count += batch.num_events
-    if not tokens:
+    sums: dict[str, _Loss] = {}
+    known = model.config.detectors[0].name
+    for name, run in groupby(events, key=lambda event: event.detector or known):
+        found = sums.setdefault(name, _Loss())
+        for _, batch in processor.batches(run, tokens_per_batch, targets=True):
+            loss = model(**batch.to(model.device)).loss
+            found.add(float(loss), model.config.objective.count(batch.targets), batch)
+    if not any(found.num_hits for found in sums.values()):
         raise DataError("no spacepoints to evaluate")
-    return {"task": "pretraining", "loss": total / max(weights, 1.0), "num_events": int(count), "num_hits": int(tokens)}
+    return _with_detectors(list(sums), lambda name: _report(sums.values() if name is None else [sums[name]]))
+
+
+@dataclasses.dataclass
+class _Loss:
+    """What a loss is the mean of."""
+
+    total: float = 0.0
+    weight: float = 0.0
+    num_events: int = 0
+    num_hits: int = 0
+
+    def add(self, loss: float, weight: float, batch: EventBatch) -> None:
+        """Count a batch of one detector's events."""
+        self.total += loss * weight
+        self.weight += weight
+        self.num_events += batch.num_events
+        self.num_hits += batch.num_tokens
+
+
+def _report(found: Iterable[_Loss]) -> Report:
+    parts = list(found)
+    weight = sum(part.weight for part in parts)
+    return {
+        "task": "pretraining",
+        "loss": sum(part.total for part in parts) / max(weight, 1.0),
+        "num_events": sum(part.num_events for part in parts),
+        "num_hits": sum(part.num_hits for part in parts),
+    }

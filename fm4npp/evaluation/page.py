@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fm4npp.evaluation.report import Report, Row, rows, told
+from fm4npp.evaluation.report import Report, Row, detector_rows, rows, told
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #202020; background: #fff; margin: 0 auto; padding: 1rem;
@@ -62,6 +62,7 @@ def page(report: Report, pictures: Sequence[Picture] = ()) -> str:
         f"<p><b>Tracks that count:</b> {_text(report['selection']['text'])}</p>",
         _section("Data", _data(report["data"])),
         _section("Results", _results(found)),
+        _section("By detector", _by_detector(detector_rows(report))),
         *(_section(entry, _entry(entry, values, pictures)) for entry, values in report["heads"].items()),
         _section("Definitions", _definitions(found)),
         _section("Provenance", _provenance(report)),
@@ -130,6 +131,19 @@ def _results(found: Sequence[Row]) -> str:
         for row in found
     )
     return _table(("head", "metric", "value [95 % interval]", "of"), lines)
+
+
+def _by_detector(found: Mapping[str, Sequence[Row]]) -> str:
+    """The same numbers, a column for each detector; nothing unless there are several."""
+    lines = (
+        (
+            _text(first.entry),
+            _text(readable(first.metric)),
+            *(f'<span class="value">{_text(told(row))}</span>' for row in (first, *others)),
+        )
+        for first, *others in zip(*found.values(), strict=True)
+    )
+    return _table(("head", "metric", *found), lines) if found else ""
 
 
 def readable(metric: str) -> str:

@@ -66,17 +66,21 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "pretraining": {},
 }
 """Task -> where in an entry of a report -> the class whose fields are there."""
+BY_DETECTOR = "detector -> the same numbers of its events alone; only where the events are of several detectors."
 OWN_DEFINITIONS: Mapping[str, Mapping[str, str]] = {
     "track finding": {
+        "by_detector": BY_DETECTOR,
         "ari_per_event": "adjusted Rand index of every event in the order of the files; None for one without "
         "spacepoints.",
     },
     "classification": {
+        "by_detector": BY_DETECTOR,
         "class_names": "what the classes are called, in the order of all lists of classes.",
         "unit": "what is classified, and counts where definitions say spacepoints: spacepoints or events.",
     },
-    "regression": {},
+    "regression": {"by_detector": BY_DETECTOR},
     "pretraining": {
+        "by_detector": BY_DETECTOR,
         "loss": "the objective's loss on all events as if they were one batch.",
         "num_events": "all events.",
         "num_hits": "spacepoints of all events.",
@@ -179,12 +183,21 @@ def definitions_of(task: str) -> dict[str, str]:
 
 def rows(report: Report) -> list[Row]:
     """The headline numbers of all entries of a report."""
-    return [
-        _row(report, entry, values, metric)
-        for entry, values in report["heads"].items()
-        for metric in HEADLINES[values["task"]]
-        if "probabilities" in values or not metric.startswith("probabilities.")
-    ]
+    return [row for entry, values in report["heads"].items() for row in _rows(report, entry, values)]
+
+
+def detector_rows(report: Report) -> dict[str, list[Row]]:
+    """The headline numbers of each detector: detector -> the rows of `rows`; none unless events are of several."""
+    found: dict[str, list[Row]] = {}
+    for entry, values in report["heads"].items():
+        for detector, own in values.get("by_detector", {}).items():
+            found.setdefault(detector, []).extend(_rows(report, entry, own))
+    return found
+
+
+def _rows(report: Report, entry: str, values: Report) -> list[Row]:
+    shown = (name for name in HEADLINES[values["task"]] if "probabilities" in values or "." not in name)
+    return [_row(report, entry, values, metric) for metric in shown]
 
 
 def _row(report: Report, entry: str, values: Report, metric: str) -> Row:
@@ -246,6 +259,7 @@ def card_table(report: Report) -> str:
     """The headline numbers as a Markdown table, with what they were computed on and every warning."""
     lines = ["| head | metric | value [95 % interval] | of |", "|---|---|---|---|"]
     lines += [f"| {_cell(row.entry)} | {row.metric} | {told(row)} | {_cell(row.counts)} |" for row in rows(report)]
+    lines += _detector_lines(report)
     made = f"fm4npp {report['fm4npp']}, weights `{report['model']['sha256'][:12]}`"
     lines += ["", f"Tracks that count: {report['selection']['text']}. Made with {made}, on:", ""]
     for file in report["data"]:
@@ -254,6 +268,19 @@ def card_table(report: Report) -> str:
         lines.append(f"- {name}: {file['num_events']} events, {file['num_spacepoints']} spacepoints, {content}")
     lines += [f"- **Warning:** {_cell(text)}" for text in report["warnings"]]
     return "\n".join(lines)
+
+
+def _detector_lines(report: Report) -> list[str]:
+    """A Markdown table with a column for each detector, if there are several."""
+    columns = detector_rows(report)
+    if not columns:
+        return []
+    head = ["", f"| head | metric | {' | '.join(map(_cell, columns))} |", "|---|---" + "|---" * len(columns) + "|"]
+    lines = [
+        f"| {_cell(first.entry)} | {first.metric} | {' | '.join(told(row) for row in (first, *others))} |"
+        for first, *others in zip(*columns.values(), strict=True)
+    ]
+    return [*head, *lines]
 
 
 def _cell(text: str) -> str:

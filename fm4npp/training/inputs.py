@@ -15,6 +15,7 @@ from fm4npp.registry import suggest
 from fm4npp.training.config import AdaptConfig, DataConfig, PretrainConfig
 
 MODEL_CONFIG = "config.json"
+ADD = "fm4npp add-detector --model {model} --detector {{detector}} --data {{file}} --output DIR"
 
 
 def check_pretraining(config: PretrainConfig) -> None:
@@ -38,30 +39,31 @@ def check_adaptation(model: str | Path, config: AdaptConfig) -> None:
         if not isinstance(found, dict) or "detectors" not in found:
             raise CheckpointError(f"{Path(model) / MODEL_CONFIG}: is not the configuration of an FM4NPP model")
         known = [detectors.build(specification).name for specification in found["detectors"]]
-    check_data(config.data, known)
+    check_data(config.data, known, f"; add it: {ADD.format(model=model)}")
 
 
-def check_data(data: DataConfig, known: Sequence[str] | None) -> None:
+def check_data(data: DataConfig, known: Sequence[str] | None, hint: str = "") -> None:
     """Look at the headers of the events files that are on this machine.
 
     Args:
         data: of a run.
         known: detectors that the model has; None if it takes those of the data.
+        hint: what to do about a detector that it does not have, with `{detector}` and `{file}`.
 
     Raises:
         DataError: if a file is missing, no events file, or of a detector that the model does not have, or if the
             training or the validation files hold no spacepoints.
         ConfigurationError: if a weight is of a detector that the training files do not hold.
     """
-    training = _detectors(data.train, "training", known)
-    _detectors(data.validation, "validation", known)
+    training = _detectors(data.train, "training", known, hint)
+    _detectors(data.validation, "validation", known, hint)
     unknown = [name for name in data.weights if training is not None and name not in training]
     if unknown:
         hint = suggest(unknown[0], tuple(training or ()))
         raise ConfigurationError(f"data.weights: no training events of {unknown[0]!r}; {hint}")
 
 
-def _detectors(paths: Sequence[str], split: str, known: Sequence[str] | None) -> set[str] | None:
+def _detectors(paths: Sequence[str], split: str, known: Sequence[str] | None, hint: str) -> set[str] | None:
     """The detectors of events files; None if some of them are on the Hub."""
     found: set[str] = set()
     spacepoints = 0
@@ -74,7 +76,8 @@ def _detectors(paths: Sequence[str], split: str, known: Sequence[str] | None) ->
         for file in (file for match in matching for file in files(match)):
             name = str(read_metadata(file)["detector"])
             if known is not None and name not in known:
-                remedy = f"it has {', '.join(known)}"
+                told = hint.replace("{detector}", name).replace("{file}", str(file))
+                remedy = f"it has {', '.join(known)}{told}"
                 raise DataError(
                     f"events of {name!r}, a detector that the model does not have", file=file, remedy=remedy
                 )
