@@ -1,3 +1,5 @@
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,17 @@ def test_clusters_of_the_evaluator(file, name):
         if name in ("sphenix-tpc", "sphenix"):
             tpc = columns["layer"][mine] >= 7
             np.testing.assert_array_equal(event.feature("energy"), np.where(tpc, columns["adc"][mine], 0))
+
+
+def test_the_sizes_of_clusters_of_pixels(file, tmp_path):
+    path, written = file
+    description = tmp_path / "mvtx.yaml"
+    docstring = type(detectors.build("sphenix-mvtx")).__doc__
+    description.write_text(textwrap.dedent("\n".join(docstring.splitlines()[-3:])))
+    detector = detectors.load(description)
+    check_detector(detector)
+    for event, (_, columns, _) in zip(read_events(path, detector), written, strict=True):
+        np.testing.assert_array_equal(event.feature("cluster_size"), columns["size"][columns["layer"] <= 2])
 
 
 def check_labels(event, columns):

@@ -16,6 +16,12 @@ class SPHENIXMVTX(CylindricalDetector):
 
     Radii: nominal (middle) 25.23, 33.36, 41.48 mm, staves reach from 24.61 to 44.26 mm; the bounds leave room for
     the averaged hits of the public silicon sample. Pixel pitch 29.24 um in z and 26.88 um in r-phi.
+
+    The number of pixels of a cluster is the feature `cluster_size` where it is asked for, since only some files have
+    it (the evaluation ntuples do, the public silicon sample does not, and the fast simulation makes none):
+
+        type: sphenix-mvtx
+        measured: {cluster_size: {log: true, mean: 1.0, std: 0.6, unit: pixels, low: 0.0}}
     """
 
     registered_name: ClassVar[str] = "sphenix-mvtx"
@@ -25,7 +31,9 @@ class SPHENIXMVTX(CylindricalDetector):
     layers: tuple[float, ...] = sphenix_material.MVTX_RADII
     group_boundaries: tuple[float, ...] = (2.93, 3.74)
     layer_range: tuple[int, int] | None = (0, 2)
-    formats: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"root-rows": svtx_evaluator.fields()})
+    formats: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {"root-rows": svtx_evaluator.fields(cluster_size="size")}
+    )
     # Pixels of 26.88 x 29.24 um give 5 um in clusters of several pixels, with an efficiency above 99 % (ALICE ITS2, the
     # same sensor: arXiv 2503.17233). The sensitive layer is 30 um of silicon; staves overlap in azimuth.
     response: Response | None = Response(

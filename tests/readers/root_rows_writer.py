@@ -5,7 +5,7 @@ import uproot
 
 MATCH = ("gtrackID", "gflavor", "gpx", "gpy", "gpz", "gvx", "gvy", "gvz", "gprimary")
 TRUTH = ("g4hitID", "gx", "gy", "gz", *MATCH)
-CLUSTER = ("event", "seed", "hitID", "x", "y", "z", "r", "phi", "e", "adc", "layer", "trackID", *TRUTH)
+CLUSTER = ("event", "seed", "hitID", "x", "y", "z", "r", "phi", "e", "adc", "layer", "size", "trackID", *TRUTH)
 G4HIT = ("event", "seed", "g4hitID", "gx", "gy", "gz", "x", "y", "z", "e", "adc", "layer", "size")
 GTRACK = ("event", "seed", *MATCH)
 IDS = np.array([1, 2, 3, -1, -7])
@@ -33,6 +33,7 @@ def clusters(generator, event, count, truth):
         "event": np.full(count, event),
         "seed": np.full(count, 12345),
         "adc": generator.integers(30, 900, count),
+        "size": generator.integers(1, 12, count),
     }
     columns |= {"trackID": np.where(generator.random(count) < 0.5, np.nan, 3)}
     particle = generator.integers(0, len(IDS), count)
