@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 from fm4npp import detectors
+from fm4npp.batch import PreparedEvent, collate
 from fm4npp.configuration import FM4NPPConfig
 from fm4npp.event import Event
 from fm4npp.files import write_json
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.objectives.k_next_nearest import KNextNearest
-from fm4npp.processing import FM4NPPProcessor, PreparedEvent, collate
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.simulation import ParticleGun, simulate
 from fm4npp.training.schedule import learning_rate_factor
 

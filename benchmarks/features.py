@@ -21,11 +21,12 @@ import torch
 from common import Timing, interleave, machine, ratio, shown
 from data import make_events
 
+from fm4npp.batch import collate
 from fm4npp.configuration import FM4NPPConfig
 from fm4npp.data import EventDataset, loader, token_budget_batches, write_events
 from fm4npp.data.features import FeatureStore
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.processing import FM4NPPProcessor, collate
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training.features import build_features, feature_store
 
 HEADS = ("noise-tagging", "track-finding")

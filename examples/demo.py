@@ -30,7 +30,7 @@ from fm4npp.plotting import draw_event
 from fm4npp.processing import FM4NPPProcessor
 from fm4npp.simulation import ParticleGun, simulate
 from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
-from fm4npp.training.config import parse
+from fm4npp.training.config import parse, read_config
 
 DETECTOR = "sphenix-tpc"
 SPLITS = {"pretrain": (2000, 1), "train": (400, 2), "validation": (60, 3), "test": (100, 4)}
@@ -67,23 +67,9 @@ def make_events(folder: Path, scale: float) -> dict[str, Path]:
 
 def pretrain_backbone(files: dict[str, Path], folder: Path, steps: int) -> dict[str, Any]:
     """Pretrain on the events without looking at their labels."""
-    values = {
-        "model": {
-            "serializer": "tracklets",
-            "objective": {"type": "continuation", "energy": True},
-            "embedding": {"projection": "learned"},
-            "backbone": {"type": "mamba2", "width": 64, "num_layers": 6, "state_size": 16, "alternate": True},
-        },
-        "data": {"train": [files["pretrain"]], "validation": [files["validation"]], "fit_events": 500},
-        "training": {
-            "steps": steps,
-            "tokens_per_batch": TOKENS,
-            "learning_rate": 4e-3,
-            "warmup_steps": 30,
-            "clip_norm": 1.0,
-            "validate_every": 150,
-        },
-    }
+    values = read_config("fm4npp")
+    values["data"] = {"train": [files["pretrain"]], "validation": [files["validation"]], "fit_events": 500}
+    values["training"] |= {"steps": steps, "tokens_per_batch": TOKENS, "warmup_steps": 30, "validate_every": 150}
     return pretrain(parse(PretrainConfig, values), folder)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from fm4npp.errors import ConfigurationError
+from fm4npp.event import Event
+
+Array = NDArray[Any]
 
 
 class HiddenStates(NamedTuple):
@@ -144,3 +152,77 @@ def pad(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 def unpad(padded: Tensor, mask: Tensor) -> Tensor:
     """The inverse of `pad`: (B, S, ...) and (B, S) bool to (T, ...)."""
     return padded[mask]
+
+
+@dataclass(frozen=True)
+class PreparedEvent:
+    """One event as the model reads it, in NumPy: what a loader's worker makes.
+
+    Attributes:
+        coordinates: (N, 3) float32, normalised, in the serializer's order like everything below.
+        features: (N, F) float32, scaled.
+        detector_ids: (N,) int64.
+        order: (N,) int64, index of each token among the event's spacepoints.
+        targets: name -> (N, ...).
+        labels: name -> (N,), or (1,) where the name begins with `event.`; int64, quantities float32.
+        hidden: name -> (N, ...) float32, the frozen model's hidden states, if they were computed before.
+    """
+
+    coordinates: Array
+    features: Array
+    detector_ids: Array
+    order: Array
+    targets: Mapping[str, Array]
+    labels: Mapping[str, Array]
+    hidden: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def collate(events: Sequence[PreparedEvent]) -> EventBatch:
+    """Pack prepared events end to end.
+
+    Args:
+        events: at least one.
+
+    Returns:
+        The batch; a label is in it if every event has it.
+
+    Raises:
+        ConfigurationError: if some events bring hidden states along and others do not.
+    """
+
+    def pack(parts: Iterable[Array]) -> Tensor:
+        return torch.from_numpy(np.concatenate(list(parts)))
+
+    labels = set.intersection(*(set(event.labels) for event in events))
+    offsets = np.concatenate([[0], np.cumsum([len(event) for event in events])])
+    batch = EventBatch(
+        coordinates=pack(event.coordinates for event in events),
+        features=pack(event.features for event in events),
+        detector_ids=pack(event.detector_ids for event in events),
+        offsets=torch.from_numpy(offsets),
+        order=pack(event.order for event in events),
+        targets={name: pack(event.targets[name] for event in events) for name in events[0].targets},
+        labels={name: pack(event.labels[name] for event in events) for name in sorted(labels)},
+    )
+    if any(set(event.hidden) != set(events[0].hidden) for event in events):
+        raise ConfigurationError("a batch of events with and without stored hidden states; give them to all or to none")
+    if events[0].hidden:
+        batch["hidden"] = {name: pack(event.hidden[name] for event in events) for name in events[0].hidden}
+    return batch
+
+
+def in_batches(events: Iterable[Event], budget: int) -> Iterator[list[Event]]:
+    """Group a stream of events, in order, into lists of at most `budget` spacepoints (at least one event)."""
+    group: list[Event] = []
+    size = 0
+    for event in events:
+        if group and size + len(event) > budget:
+            yield group
+            group, size = [], 0
+        group.append(event)
+        size += len(event)
+    if group:
+        yield group

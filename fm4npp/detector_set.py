@@ -32,8 +32,8 @@ def with_detector(
     Args:
         config: of a model.
         given: registered name, YAML file, specification, or the detector itself.
-        events: of it, to fit to; needed if the serializer takes a fit. Without any, the objective's constants are
-            the other detectors'.
+        events: of it, to fit to; needed if the serializer takes a fit. Without any, or if the objective predicts a
+            feature that this detector does not measure, the objective's constants are the other detectors'.
 
     Raises:
         ConfigurationError: if the model knows a detector of that name, or a subsystem of one of its subsystems' names
@@ -52,7 +52,8 @@ def with_detector(
     count = 0
     if events is not None:
         chosen = [_own(event, detector.name) for event in events]
-        fitted = FM4NPPProcessor(config.updated(**single)).fit(chosen).config
+        measured = set(objective.predicted_features) <= set(detector.features)
+        fitted = FM4NPPProcessor(config.updated(**single)).fit(chosen, objective=measured).config
         serializer, objective, count = fitted.serializers[detector.name], fitted.objective, len(chosen)
     elif not serializers.build(serializer.registered_name).fitted:
         problem = f"the serializer {serializer.registered_name} has to be fitted to events of {detector.name!r}"

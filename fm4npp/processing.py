@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fm4npp import __version__
-from fm4npp.batch import EventBatch
+from fm4npp.batch import EventBatch, PreparedEvent, collate, in_batches
 from fm4npp.checkpoint import resolve
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
 from fm4npp.detectors import Detector
@@ -33,80 +31,6 @@ INDEX_FIELDS: Mapping[str, tuple[str, ...]] = {
     "continuation": ("type", "steps", "nearest"),
 }
 """Objective -> the fields that its `indices` depend on; all, the fitted scale included, of one that is not listed."""
-
-
-@dataclass(frozen=True)
-class PreparedEvent:
-    """One event as the model reads it, in NumPy: what a loader's worker makes.
-
-    Attributes:
-        coordinates: (N, 3) float32, normalised, in the serializer's order like everything below.
-        features: (N, F) float32, scaled.
-        detector_ids: (N,) int64.
-        order: (N,) int64, index of each token among the event's spacepoints.
-        targets: name -> (N, ...).
-        labels: name -> (N,), or (1,) where the name begins with `event.`; int64, quantities float32.
-        hidden: name -> (N, ...) float32, the frozen model's hidden states, if they were computed before.
-    """
-
-    coordinates: Array
-    features: Array
-    detector_ids: Array
-    order: Array
-    targets: Mapping[str, Array]
-    labels: Mapping[str, Array]
-    hidden: Mapping[str, Array] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-
-def collate(events: Sequence[PreparedEvent]) -> EventBatch:
-    """Pack prepared events end to end.
-
-    Args:
-        events: at least one.
-
-    Returns:
-        The batch; a label is in it if every event has it.
-
-    Raises:
-        ConfigurationError: if some events bring hidden states along and others do not.
-    """
-
-    def pack(parts: Iterable[Array]) -> Tensor:
-        return torch.from_numpy(np.concatenate(list(parts)))
-
-    labels = set.intersection(*(set(event.labels) for event in events))
-    offsets = np.concatenate([[0], np.cumsum([len(event) for event in events])])
-    batch = EventBatch(
-        coordinates=pack(event.coordinates for event in events),
-        features=pack(event.features for event in events),
-        detector_ids=pack(event.detector_ids for event in events),
-        offsets=torch.from_numpy(offsets),
-        order=pack(event.order for event in events),
-        targets={name: pack(event.targets[name] for event in events) for name in events[0].targets},
-        labels={name: pack(event.labels[name] for event in events) for name in sorted(labels)},
-    )
-    if any(set(event.hidden) != set(events[0].hidden) for event in events):
-        raise ConfigurationError("a batch of events with and without stored hidden states; give them to all or to none")
-    if events[0].hidden:
-        batch["hidden"] = {name: pack(event.hidden[name] for event in events) for name in events[0].hidden}
-    return batch
-
-
-def in_batches(events: Iterable[Event], budget: int) -> Iterator[list[Event]]:
-    """Group a stream of events, in order, into lists of at most `budget` spacepoints (at least one event)."""
-    group: list[Event] = []
-    size = 0
-    for event in events:
-        if group and size + len(event) > budget:
-            yield group
-            group, size = [], 0
-        group.append(event)
-        size += len(event)
-    if group:
-        yield group
 
 
 def settle_ties(order: Array, coordinates: Array, features: Array) -> Array:
@@ -179,11 +103,12 @@ class FM4NPPProcessor:
             raise ConfigurationError(f"{path}: belongs to another model; save into another folder")
         write_json(path, self.config.json_object())
 
-    def fit(self, events: Iterable[Event]) -> FM4NPPProcessor:
+    def fit(self, events: Iterable[Event], *, objective: bool = True) -> FM4NPPProcessor:
         """A processor whose serializers and objective are fitted to events; constants it already has are replaced.
 
         Args:
             events: of the configured detectors; at least one spacepoint of each.
+            objective: whether the objective is fitted, too.
 
         Raises:
             DataError: if an event is of another detector, or a detector has no spacepoints to be fitted to.
@@ -199,17 +124,26 @@ class FM4NPPProcessor:
                 raise DataError(f"no spacepoints of detector {detector.name!r} to fit to")
             points = [coordinates for coordinates, _ in found[detector.name]]
             serializers[detector.name] = serializers[detector.name].fit(points, detector.geometry)
-        own = self.config.objectives
+        fitted = self._fitted_objectives(found, serializers) if objective else {}
+        return FM4NPPProcessor(self.config.updated(serializers=serializers, **fitted))
+
+    def _fitted_objectives(
+        self, found: dict[str, list[tuple[Array, dict[str, Array]]]], serializers: Mapping[str, Serializer]
+    ) -> dict[str, Any]:
+        """The fields of the configuration that hold the objective's constants."""
+        own, objective = self.config.objectives, self.config.objective
         sharing = [one for one in self.config.detectors if one.name not in own] or self.config.detectors
         largest = max(sharing, key=lambda detector: len(found[detector.name]))
-        objective = self.config.objective
         if objective.uses_order:
-            found = {name: [_in_order(pair, serializers[name], self._geometries[name]) for pair in pairs]
-                     for name, pairs in found.items()}  # fmt: skip
+            found = {
+                name: [_in_order(pair, serializers[name], self._geometries[name]) for pair in pairs]
+                for name, pairs in found.items()
+            }
         everything = [pair for detector in sharing for pair in found[detector.name]]
-        objective = objective.fit(everything, largest.geometry)
-        own = {name: one.fit(found[name], self._geometries[name]) for name, one in own.items()}
-        return FM4NPPProcessor(self.config.updated(serializers=serializers, objective=objective, objectives=own))
+        return {
+            "objective": objective.fit(everything, largest.geometry),
+            "objectives": {name: one.fit(found[name], self._geometries[name]) for name, one in own.items()},
+        }
 
     def prepare(
         self,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fm4npp.batch import in_batches
 from fm4npp.data import EventDataset, EventWriter, loader, read_events, token_budget_batches, write_events
 from fm4npp.errors import DataError
-from fm4npp.processing import in_batches
 
 
 def same(first, second) -> bool:

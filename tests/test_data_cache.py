@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from fm4npp import detectors
+from fm4npp.batch import collate
 from fm4npp.data import EventDataset, IndexCache, cached, loader, read_events, write_events
 from fm4npp.errors import ConfigurationError, DataError, FM4NPPError
-from fm4npp.processing import FM4NPPProcessor, collate
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.simulation import simulate
 from fm4npp.training.config import AdaptConfig, PretrainConfig, parse
 from fm4npp.training.pretraining import pretrain

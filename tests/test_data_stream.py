@@ -21,6 +21,7 @@ from fsspec.registry import _registry
 from torch.utils.data import DataLoader
 
 from fm4npp import detectors
+from fm4npp.batch import collate
 from fm4npp.convert import convert
 from fm4npp.data import (
     EventDataset,
@@ -36,7 +37,6 @@ from fm4npp.data import (
 from fm4npp.data.shards import divided
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
-from fm4npp.processing import collate
 from fm4npp.readers import events_parquet
 from tests.readers import writers
 from tests.test_data import same

@@ -102,8 +102,7 @@ def files(tmp_path_factory):
 def models(files):
     """A model and a head."""
     train, model, head = files / "train.parquet", files / "model", files / "head"
-    config = ROOT / "configs/fm4npp.yaml"
-    call("pretrain", "--config", config, f"data.train={train}", "--output", model, *SETTINGS["pretrain"])
+    call("pretrain", f"data.train={train}", "--output", model, *SETTINGS["pretrain"])
     arguments = ("--model", model, "--data", train, "--validation", files / "validation.parquet")
     call("adapt", *arguments, "--head", "track-finding", "--output", head, *SETTINGS["adapt"])
     return {"runs/a": model, "runs/backbone": model, "runs/tracks": head}
@@ -113,8 +112,7 @@ def models(files):
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # so few events and steps are worth a warning; pages say what of
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page(page, files, request, tmp_path, monkeypatch):
-    for name in ("configs", "examples"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for file in filter(Path.is_file, files.iterdir()):
         (tmp_path / file.name).symlink_to(file)
     if page == "README.md":  # whose reader has hits of STAR alone

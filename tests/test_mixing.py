@@ -65,7 +65,9 @@ def samples(events):
 def model_of(samples, *names, **fields):
     """A model of these detectors, fitted, with different detector embeddings."""
     torch.manual_seed(3)
-    config = tiny_config(detectors=list(names), objective=OFFSETS, **{"embedding": {"projection": "learned"}, **fields})
+    config = tiny_config(
+        detectors=list(names), **{"objective": OFFSETS, "embedding": {"projection": "learned"}, **fields}
+    )
     fitted = FM4NPPProcessor(config).fit(event for name in names for event in samples[name])
     model = FM4NPPModel(fitted.config).eval()
     if model.embedding.detector_embedding is not None:
@@ -181,6 +183,17 @@ def test_a_detector_is_added_and_the_others_stay_to_the_bit(samples, tmp_path, n
     assert_same(outputs(again, samples[new][:1]), found)
     assert f"{name} (" in model_card(again.config).text
     assert all(one in model_card(again.config).text for one in MIXTURE if one in names)
+
+
+def test_a_detector_without_the_feature_that_the_objective_predicts_is_read_but_not_pretrained_on(samples):
+    model = model_of(samples, "sphenix-tpc", objective={"type": "continuation", "steps": [1, 2], "energy": True})
+    model.add_detector("sphenix-mvtx", samples["sphenix-mvtx"])
+    assert model.config.objectives == {}
+    processor = FM4NPPProcessor(model.config)
+    found = model.predict(processor(samples["sphenix-mvtx"][:1], targets=False))["noise"]
+    assert found["is_noise_probability"].isfinite().all()
+    with pytest.raises(ConfigurationError, match="needs the feature 'energy'.*nothing but positions"):
+        processor(samples["sphenix-mvtx"][:1])
 
 
 def test_new_weights_are_the_means_of_the_others_or_random_by_seed(samples):

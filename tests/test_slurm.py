@@ -28,7 +28,7 @@ def job(tmp_path):
 
     def start(behaviour):
         environment = {**os.environ, **SLURM, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BEHAVIOUR": behaviour}
-        command = ["bash", ROOT / "examples/slurm/pretrain.sbatch", "configs/m4.yaml", "out", "data.train=a b.parquet"]
+        command = ["bash", ROOT / "examples/slurm/pretrain.sbatch", "m4", "out", "data.train=a b.parquet"]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start

@@ -19,6 +19,10 @@ from fm4npp.registry import Unknown, suggest
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings in place of the configuration's.")
 ]
+ConfigOption = Annotated[
+    str,
+    typer.Option("--config", help="Preset (fm4npp, m1 to m6, released-code), or a YAML file: model, data, training."),
+]
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint folder, or Hub id.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="auto, torch or mamba-ssm.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
@@ -29,9 +33,9 @@ TokensOption = Annotated[int, typer.Option("--tokens-per-batch", min=1, help="Sp
 
 @command
 def pretrain(
-    config: Annotated[Path, typer.Option(help="YAML file: model, data, training.")],
     output: Annotated[Path, typer.Option(help="Folder of the run and the checkpoint.")],
     overrides: Overrides = None,
+    config: ConfigOption = "fm4npp",
     resume: ResumeOption = False,
     print_config: PrintOption = False,
     as_json: AsJson = False,
@@ -39,12 +43,12 @@ def pretrain(
 ) -> None:
     """Train a backbone on unlabelled events.
 
-    Example: fm4npp pretrain --config configs/laptop.yaml data.train=train.parquet training.steps=500 --output runs/a
+    Example: fm4npp pretrain data.train=train.parquet training.steps=500 --output runs/a
     """
-    from fm4npp.training.config import PretrainConfig, parse, read_yaml
+    from fm4npp.training.config import PretrainConfig, parse, read_config
     from fm4npp.training.inputs import check_pretraining
 
-    settings = parse(PretrainConfig, read_yaml(config), overrides or [], source=str(config))
+    settings = parse(PretrainConfig, read_config(config), overrides or [], source=config)
     if print_config:
         return _print_config(settings)
     check_pretraining(settings)  # before torch is imported, which takes seconds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fm4npp.cli.app import AsJson, Debug, command, finish, progress, study_app
-from fm4npp.cli.models import Overrides
+from fm4npp.cli.models import ConfigOption, Overrides
 from fm4npp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ def data_efficiency(
 
 @partial(command, group=study_app)
 def scaling(
-    config: Annotated[Path, typer.Option(help="YAML file: model, data, training.")],
     output: OutputOption,
     overrides: Overrides = None,
+    config: ConfigOption = "fm4npp",
     widths: Annotated[str, typer.Option(help="Of the backbone, with commas.")] = "",
     events: Annotated[str, typer.Option(help="Numbers of training events, with commas.")] = "",
     steps: Annotated[str, typer.Option(help="Optimizer steps, with commas.")] = "",
@@ -88,14 +88,14 @@ def scaling(
 ) -> None:
     """Pretrain over sizes, numbers of events and training lengths, and fit how the loss falls.
 
-    Example: fm4npp study scaling --config configs/laptop.yaml --widths 32,64,128 --steps 200,800 --output runs/scaling
+    Example: fm4npp study scaling --widths 32,64,128 --steps 200,800 --output runs/scaling
     """
     from fm4npp.cli.probing import HEADLINES
     from fm4npp.studies.scaling import Probing, Scaling
-    from fm4npp.training.config import PretrainConfig, parse, read_yaml
+    from fm4npp.training.config import PretrainConfig, parse, read_config
 
     plan = Scaling(
-        parse(PretrainConfig, read_yaml(config), overrides or [], source=str(config)),
+        parse(PretrainConfig, read_config(config), overrides or [], source=config),
         output,
         widths=_numbers("--widths", widths),
         events=_numbers("--events", events),

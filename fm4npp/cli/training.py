@@ -30,7 +30,7 @@ def coordinate_check(
     output: Annotated[Path | None, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = None,
     backbone: Annotated[str, typer.Option(help="Registered backbone.")] = "mamba2",
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Constant; by default that of configs/laptop.yaml.")] = 4e-3,
+    learning_rate: Annotated[float, typer.Option(help="Constant; by default that of the preset fm4npp.")] = 4e-3,
     rule: Annotated[str, typer.Option(help="μP of B and C: derived, or paper (its formulas as printed).")] = "derived",
     seeds: Annotated[int, typer.Option(min=1, help="Models of every width, averaged over.")] = 2,
     as_json: AsJson = False,

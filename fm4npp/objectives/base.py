@@ -75,6 +75,11 @@ class Objective(Component, ABC):
         return None
 
     @property
+    def predicted_features(self) -> tuple[str, ...]:
+        """Features that targets are made of; a detector that lacks one can be read, but not pretrained on."""
+        return ()
+
+    @property
     def uses_order(self) -> bool:
         """Whether a spacepoint's targets are meant to depend on the serializer's order."""
         return False

@@ -77,6 +77,11 @@ class Continuation(Objective):
         return self._along + ENDS + self.nearest
 
     @property
+    def predicted_features(self) -> tuple[str, ...]:
+        """The energy, if it is predicted."""
+        return ("energy",) if self.energy else ()
+
+    @property
     def output_size(self) -> int:
         """Three numbers for each slot, or four with energy."""
         return self._slots * self._numbers

@@ -108,6 +108,11 @@ class KNextNearest(Objective):
         return self.frame == "offset" or self.energy
 
     @property
+    def predicted_features(self) -> tuple[str, ...]:
+        """The energy, if it is predicted."""
+        return ("energy",) if self.energy else ()
+
+    @property
     def output_size(self) -> int:
         """Three numbers for each of k neighbours, or four with energy."""
         return self.k * self._numbers

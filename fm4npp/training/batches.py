@@ -10,12 +10,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fm4npp.batch import EventBatch
+from fm4npp.batch import EventBatch, PreparedEvent, collate
 from fm4npp.data import EventDataset, StreamLoader, loader, token_budget_batches
 from fm4npp.data.stream import Stream
 from fm4npp.errors import DataError
 from fm4npp.event import Event
-from fm4npp.processing import PreparedEvent, collate
 
 Indices = NDArray[np.int64]
 Prepare = Callable[..., PreparedEvent]

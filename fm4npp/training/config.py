@@ -19,6 +19,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 MuPRule = Literal["derived", "paper"]
 Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+PRESETS = Path(__file__).parents[1] / "presets"
 MOST_WORKERS = 256
 """More processes than this that prepare events for one that trains are a slip of the pen, and take a machine down."""
 
@@ -160,7 +161,7 @@ class ModelConfig(Strict):
         size: m1 to m6, the widths of the paper's Table 1; sets `backbone.width`.
         detectors: specifications, or YAML files of such; empty means those of the training files.
         serializer: specification, the same for every detector.
-        objective: specification.
+        objective: specification; `energy: auto` in it is decided by whether all detectors measure an energy.
         embedding: fields of the embedding.
         backbone: specification.
     """
@@ -183,13 +184,22 @@ class ModelConfig(Strict):
     def fields(self, specifications: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
         """The fields of an `FM4NPPConfig`, with the training files' detectors where none are named."""
         width = {"width": WIDTHS[self.size]} if self.size is not None else {}
+        chosen = [_loaded(detector) for detector in self.detectors or specifications]
         return {
-            "detectors": [_loaded(detector) for detector in self.detectors or specifications],
+            "detectors": chosen,
             "serializer": self.serializer,
-            "objective": self.objective,
+            "objective": _with_energy(self.objective, chosen),
             "embedding": self.embedding,
             "backbone": {"type": "mamba2", **self.backbone, **width},
         }
+
+
+def _with_energy(objective: str | dict[str, Any], chosen: Sequence[str | dict[str, Any]]) -> str | dict[str, Any]:
+    """The objective with `energy: auto` decided."""
+    if not isinstance(objective, dict) or objective.get("energy") != "auto":
+        return objective
+    measured = [names for one in chosen for names in detectors.build(one).subsystem_features.values()]
+    return {**objective, "energy": all("energy" in names for names in measured)}
 
 
 def _loaded(detector: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -296,6 +306,24 @@ def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) 
         values[key] = {"type": inner} if isinstance(inner, str) else dict(inner or {})
         values = values[key]
     values[path[-1]] = value
+
+
+def read_config(name: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or in that of a preset that comes with the toolkit.
+
+    Args:
+        name: of a preset, or the path of a file, which ends in .yaml or .yml.
+
+    Raises:
+        ConfigurationError: if there is no such preset, or the file cannot be read or is no mapping.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        return read_yaml(name)
+    presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+    if str(name) not in presets:
+        hint = suggest(str(name), tuple(presets))
+        raise ConfigurationError(f"no preset {str(name)!r}; {hint}; or name a file that ends in .yaml")
+    return read_yaml(presets[str(name)])
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

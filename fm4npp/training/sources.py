@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from fm4npp.batch import PreparedEvent
 from fm4npp.data import EventDataset, EventStream, Mixture
 from fm4npp.data.loading import resolve
 from fm4npp.data.specifications import specification
 from fm4npp.data.stream import Stream
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.event import Event
-from fm4npp.processing import FM4NPPProcessor, PreparedEvent
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.readers.events_parquet import files, read_metadata
 from fm4npp.training.batches import Batches, IndexedBatches, Stored, StreamedBatches
 from fm4npp.training.config import DataConfig, TrainingConfig

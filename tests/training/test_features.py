@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fm4npp.batch import collate
 from fm4npp.data import EventDataset, loader, read_events, write_events
 from fm4npp.data import features as storage
 from fm4npp.data.features import Layout
 from fm4npp.errors import ConfigurationError, DataError, FM4NPPError
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.processing import FM4NPPProcessor, collate
+from fm4npp.processing import FM4NPPProcessor
 from fm4npp.training.features import build_features, feature_store, stored_features
 
 BATCHES = [[3, 0], [1], [2, 5, 4], [6, 7]]

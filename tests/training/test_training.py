@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import threading
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ import torch
 from fm4npp.checkpoint import read_tensors
 from fm4npp.errors import ConfigurationError, DataError
 from fm4npp.modeling import FM4NPPModel
-from fm4npp.training import AdaptConfig, PretrainConfig, adapt, pretrain
-from fm4npp.training.config import TrainingConfig, parse, read_yaml
+from fm4npp.training import AdaptConfig, adapt, pretrain
+from fm4npp.training.config import TrainingConfig, parse
 from fm4npp.training.schedule import learning_rate_factor, parameter_groups
 from tests.conftest import tiny_config
 from tests.training.runs import adapt_config, losses, metrics, pretrain_config
@@ -126,15 +125,6 @@ def test_overrides_reach_into_components(events_files):
     assert config.model.objective["k"] == 7
     assert config.model.serializer == "hilbert"
     assert config.training.seed == 5
-
-
-@pytest.mark.parametrize("name", ["laptop", "fm4npp"])
-def test_shipped_configurations_are_valid(name):
-    from fm4npp.configuration import FM4NPPConfig
-
-    values = read_yaml(Path(__file__).parents[2] / f"configs/{name}.yaml")
-    config = parse(PretrainConfig, values, ["data.train=some.parquet"])
-    FM4NPPConfig.create(**config.model.fields(["sphenix-tpc"]))
 
 
 def test_schedule_is_linear_then_cosine():
