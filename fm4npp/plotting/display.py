@@ -74,9 +74,13 @@ def _figure(matplotlib: Any, event: Event, panels: list[Panel], views: tuple[Vie
             frame(ax, view, empty=not len(event))
             _scatter(ax, event, panel, view)
         row[0].set_title(panel.heading, color=INK, loc="left")
-    figure.supxlabel(event.source, fontsize=7, color="#909090", x=0.995, ha="right")
     if handles := _legend(matplotlib, event, panels):
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        # The source is the legend's title: beside it, one would be drawn over the other.
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        legend.set_title(event.source, prop={"size": 7})
+        legend.get_title().set_color("#909090")
+    else:
+        figure.supxlabel(event.source, fontsize=7, color="#909090")
     return figure
 
 
