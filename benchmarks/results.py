@@ -158,7 +158,7 @@ def tables(folder: Path) -> Iterator[str]:
         yield f"| labels | backbone | {' | '.join(metrics.values())} | seeds |"
         yield "|---" * (len(metrics) + 3) + "|"
         order = list(VARIANTS)
-        for row in sorted(found["summary"], key=lambda row: (row["labels"], order.index(row["variant"]))):
+        for row in sorted(found.get("summary", []), key=lambda row: (row["labels"], order.index(row["variant"]))):
             values = [spread(row["metrics"][entry][name]) for name in metrics]
             yield f"| {row['labels']:,} | {VARIANTS[row['variant']]} | {' | '.join(values)} | {row['num_seeds']} |"
         yield ""
