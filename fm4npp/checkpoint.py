@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +17,17 @@ from torch import Tensor, nn
 
 from fm4npp.errors import CheckpointError, first_line
 from fm4npp.files import PENDING_NAME, current, read_json, reason, replaced_together
+from fm4npp.manifest import check_file, entries, read_manifest, sealed
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHT_FILES = "model*.safetensors*"
+HASHES_NAME = "hashes.json"
+"""The manifest of a checkpoint's files."""
+FORMAT = 1
+"""Of the manifest."""
+UNLISTED = ("README.md",)
+"""Not in the manifest: the card is for people, who may change it."""
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -71,6 +79,40 @@ def resolve(
     if not (folder / marker).is_file():
         raise CheckpointError(f"{folder}: holds no {marker}, so it is not the checkpoint that is asked for")
     return folder
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that a folder of the Hub's cache is of, `models--owner--name/snapshots/<commit>`; else ""."""
+    inside = folder.parent if folder.name == PENDING_NAME else folder
+    return inside.name if inside.parent.name == "snapshots" else ""
+
+
+def write_manifest(folder: Path, paths: Iterable[Path]) -> None:
+    """Write the manifest of some files of a folder; the card is left out."""
+    files = entries(path for path in paths if path.name not in UNLISTED)
+    (folder / HASHES_NAME).write_bytes(sealed({"format": FORMAT, "files": files}))
+
+
+def check_files(folder: str | Path, names: Collection[str] | None = None) -> None:
+    """Compare a checkpoint's files with its manifest; a folder without one is a warning.
+
+    Args:
+        folder: of the checkpoint, as `resolve` gives it.
+        names: of the files that are compared; all that the manifest lists by default.
+
+    Raises:
+        CheckpointError: naming the file that is missing, damaged, or was changed after it was saved.
+    """
+    path = Path(folder) / HASHES_NAME
+    if not path.exists():
+        warnings.warn(f"{folder}: holds no {HASHES_NAME}, so its files could not be verified", stacklevel=3)
+        return
+    manifest = read_manifest(path)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    for name, entry in manifest["files"].items():
+        if names is None or name in names:
+            check_file(Path(folder) / name, entry)
 
 
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:
@@ -181,6 +223,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         with replaced_together(folder, stale=WEIGHT_FILES) as staging:
             try:
                 yield staging
+                write_manifest(staging, staging.iterdir())
             finally:
                 size = sum(path.stat().st_size for path in staging.iterdir() if not path.match(WEIGHT_FILES))
                 weights = sum(path.stat().st_size for path in staging.glob(WEIGHT_FILES))

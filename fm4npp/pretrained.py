@@ -20,6 +20,8 @@ from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.card import model_card
 from fm4npp.checkpoint import (
     WEIGHTS_NAME,
+    check_files,
+    commit_of,
     load_strict,
     read_tensors,
     resolve,
@@ -185,7 +187,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         config = FM4NPPConfig.load(folder)
         model = cls(config, backend=backend)
         load_strict(model, read_tensors(folder), folder)
-        model.identity = {"name": Path(pretrained_model_name_or_path).name, "revision": revision or ""}
+        check_files(folder)
+        model.identity = {
+            "name": Path(pretrained_model_name_or_path).name,
+            "revision": commit_of(folder) or revision or "",
+        }
         model = model.to(device).eval()
         if verify:
             model.verify(folder)
@@ -283,6 +289,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         head = self.add_head(name, description["head"])
         try:
             load_strict(head, read_tensors(folder), folder)
+            check_files(folder)
             if "adapter" in description:
                 self._merge_saved(folder, description["adapter"], folder_or_hub_id)
         except CheckpointError:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fm4npp import __version__
 from fm4npp.batch import EventBatch, PreparedEvent, collate, in_batches
-from fm4npp.checkpoint import resolve
+from fm4npp.checkpoint import check_files, resolve, write_manifest
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
 from fm4npp.detectors import Detector
 from fm4npp.errors import ConfigurationError, DataError
@@ -90,10 +90,13 @@ class FM4NPPProcessor:
         }
         if is_alias(path_or_name):
             return cls(released_config(path_or_name, **download))
-        return cls(FM4NPPConfig.load(resolve(path_or_name, marker=CONFIG_NAME, **download)))
+        folder = resolve(path_or_name, marker=CONFIG_NAME, **download)
+        config = FM4NPPConfig.load(folder)
+        check_files(folder, {CONFIG_NAME})
+        return cls(config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, the same file that the model writes.
+        """Write `config.json`, the same file that the model writes, unless it is there.
 
         Raises:
             ConfigurationError: if the folder holds the configuration of another model, which this would break.
@@ -101,7 +104,9 @@ class FM4NPPProcessor:
         path = Path(folder) / CONFIG_NAME
         if path.exists() and FM4NPPConfig.load(folder) != self.config:
             raise ConfigurationError(f"{path}: belongs to another model; save into another folder")
-        write_json(path, self.config.json_object())
+        if not path.exists():
+            write_json(path, self.config.json_object())
+            write_manifest(path.parent, [path])
 
     def fit(self, events: Iterable[Event], *, objective: bool = True) -> FM4NPPProcessor:
         """A processor whose serializers and objective are fitted to events; constants it already has are replaced.

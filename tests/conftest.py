@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fm4npp import detectors
+from fm4npp.checkpoint import HASHES_NAME, write_manifest
 from fm4npp.configuration import FM4NPPConfig
 from fm4npp.data import write_events
 from fm4npp.processing import FM4NPPProcessor
@@ -37,6 +38,12 @@ def _environment(tmp_path_factory):
     yield
     signal.signal(signal.SIGINT, before)
     patch.undo()
+
+
+def rehash(folder):
+    """Make a checkpoint's manifest that of its files as they are now: what a test changed is then found elsewhere."""
+    (folder / HASHES_NAME).unlink()
+    write_manifest(folder, [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")])
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fm4npp.golden import GOLDEN_NAME
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.testing import agreement, reference
 from tests import kernels_double
-from tests.conftest import tiny_config
+from tests.conftest import rehash, tiny_config
 
 NAMES = list(reference.MIXERS)
 
@@ -203,15 +203,21 @@ def test_golden_outputs_that_are_gone_or_damaged(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     tensors = load_file(tmp_path / GOLDEN_NAME)
     save_file({name: value for name, value in tensors.items() if name != "input.offsets"}, tmp_path / GOLDEN_NAME)
+    rehash(tmp_path)
     with pytest.raises(CheckpointError, match="lacks offsets"):
         FM4NPPModel.from_pretrained(tmp_path)
     save_file(tensors | {"output.block_mean": tensors["output.block_mean"][:, :5].contiguous()}, tmp_path / GOLDEN_NAME)
+    rehash(tmp_path)
     with pytest.raises(CheckpointError, match="does not belong"):
         FM4NPPModel.from_pretrained(tmp_path)
     (tmp_path / GOLDEN_NAME).write_bytes(b"short")
+    rehash(tmp_path)
     with pytest.raises(CheckpointError, match="damaged"):
         FM4NPPModel.from_pretrained(tmp_path)
     (tmp_path / GOLDEN_NAME).unlink()
+    with pytest.raises(CheckpointError, match="golden.safetensors: cannot be read"):
+        FM4NPPModel.from_pretrained(tmp_path)
+    rehash(tmp_path)
     with pytest.warns(UserWarning, match="could not be verified"):
         FM4NPPModel.from_pretrained(tmp_path)
 
@@ -222,6 +228,7 @@ def test_other_weights_are_refused(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     name = "backbone.layers.1.mixer.out_proj.weight"
     save_file(weights | {name: weights[name] * 1.01}, tmp_path / "model.safetensors")
+    rehash(tmp_path)
     with pytest.raises(BackendError):
         FM4NPPModel.from_pretrained(tmp_path)
 

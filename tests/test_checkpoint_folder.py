@@ -295,7 +295,7 @@ def test_nothing_but_the_model_is_pushed_from_the_folder_of_a_run(pending, tmp_p
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
     assert FM4NPPModel.from_pretrained(folder).save_pretrained(folder, push_to_hub=True, repo_id="a/b") == "commit"
     names = {path.name for path in (tmp_path / "pushed").rglob("*")}
-    assert names == {"config.json", "golden.safetensors", "model.safetensors", "README.md"}
+    assert names == {"config.json", "golden.safetensors", "hashes.json", "model.safetensors", "README.md"}
 
 
 def test_any_files_can_be_replaced_together(tmp_path):

@@ -6,7 +6,6 @@ every file and its own. safetensors has no checksum: a flipped bit in a tensor i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,10 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from fm4npp.errors import CheckpointError, first_line
-from fm4npp.files import reason, sha256, share, sync
+from fm4npp.files import reason, share, sync
+from fm4npp.manifest import MANIFEST_NAME, entries, read_manifest, sealed, verified
 
 FORMAT = 1
-MANIFEST_NAME = "manifest.json"
 COMMON_TYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
     | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
@@ -95,13 +94,11 @@ def fill(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], t
         save_file(stored, folder / f"{stem}.safetensors")
     for stem, text in texts.items():
         (folder / f"{stem}.json").write_bytes(text)
-    files = {}
-    for path in sorted(folder.iterdir()):
+    for path in folder.iterdir():
         share(path)
         sync(path)
-        files[path.name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    manifest = {"format": FORMAT, "step": step, "files": files, "as_bytes": as_bytes}
-    (folder / MANIFEST_NAME).write_bytes(_sealed(manifest))
+    manifest = {"format": FORMAT, "step": step, "files": entries(folder.iterdir()), "as_bytes": as_bytes}
+    (folder / MANIFEST_NAME).write_bytes(sealed(manifest))
     sync(folder / MANIFEST_NAME)
     sync(folder)
 
@@ -122,15 +119,6 @@ def _storable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return stored, as_bytes
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The only bytes that a manifest may have: sorted, and with the hash of all the rest."""
-
-    def text(value: Mapping[str, Any]) -> bytes:
-        return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-
-    return text({**manifest, "sha256": hashlib.sha256(text(manifest)).hexdigest()})
-
-
 # ---- reading
 
 
@@ -145,7 +133,7 @@ def contents(folder: Path) -> Contents:
     values: dict[str, Any] = {}
     try:
         for name, expected in manifest["files"].items():
-            data = _verified(folder / name, expected)
+            data = verified(folder / name, expected)
             stem, _, kind = name.rpartition(".")
             if kind == "safetensors":
                 tensors[stem] = _restored(load(data), manifest["as_bytes"][stem])
@@ -158,19 +146,11 @@ def contents(folder: Path) -> Contents:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
-    data = _bytes(path)
-    try:
-        manifest = json.loads(data)
-        manifest.pop("sha256")
-        whole = _sealed(manifest) == data
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path}: is damaged (it is not what was written)")
+    manifest = read_manifest(path)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {manifest.get('format')!r}; this version reads {FORMAT}")
     _check_names(folder, {MANIFEST_NAME, *manifest.get("files", ())})
-    return dict(manifest)
+    return manifest
 
 
 def _check_names(folder: Path, expected: set[str]) -> None:
@@ -182,24 +162,6 @@ def _check_names(folder: Path, expected: set[str]) -> None:
         raise CheckpointError(f"{folder / name}: is missing")
     for name in sorted(found - expected):
         raise CheckpointError(f"{folder / name}: is damaged or not of this checkpoint (the manifest does not name it)")
-
-
-def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
-    """The bytes of a file, once its size and its hash are those of the manifest."""
-    data = _bytes(path, expected["bytes"])
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise CheckpointError(f"{path}: is damaged (its SHA-256 is not the manifest's)")
-    return data
-
-
-def _bytes(path: Path, size: int | None = None) -> bytes:
-    try:
-        found = path.stat().st_size
-        if size not in (None, found):  # before reading, for what is damaged may be of any size
-            raise CheckpointError(f"{path}: is damaged ({found:,} bytes in place of {size:,})")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _restored(tensors: dict[str, Tensor], as_bytes: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fm4npp.errors import CheckpointError, first_line
 from fm4npp.files import discard, reason, remove, sync, temporary_name
+from fm4npp.manifest import MANIFEST_NAME
 from fm4npp.training import sealed
 
 FOLDER_NAME = "checkpoints"
@@ -113,7 +114,7 @@ def num_bytes(tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, b
 
 def _check_stems(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     for stem in (*tensors, *values):
-        if not STEM.fullmatch(stem) or stem == Path(sealed.MANIFEST_NAME).stem:
+        if not STEM.fullmatch(stem) or stem == Path(MANIFEST_NAME).stem:
             raise ValueError(f"{stem!r} cannot name a file of a checkpoint")
 
 
