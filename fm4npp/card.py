@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fm4npp.configuration import ADDED, FM4NPPConfig
 from fm4npp.detectors import Detector
+from fm4npp.errors import FM4NPPError
 
 TEMPLATE = """---
 {metadata}
@@ -44,6 +46,7 @@ the weights.
 
 The method: FM4NPP, arXiv 2508.14087.
 """
+CARD_NAME = "README.md"
 TAGS = ["nuclear-physics", "particle-physics", "state-space-model", "tracking"]
 SHOWN = ("source", "step", "events", "tokens", "training_loss", "validation_loss")
 
@@ -66,6 +69,17 @@ def model_card(config: FM4NPPConfig) -> ModelCard:
         "metadata": ModelCardData(library_name="fm4npp", tags=TAGS).to_yaml(),
     }
     return ModelCard(TEMPLATE.format(**fields))
+
+
+def is_changed(folder: Path) -> bool:
+    """Whether a checkpoint's folder holds a card that is not the one its configuration gives: it is somebody's."""
+    card = folder / CARD_NAME
+    if not card.exists():
+        return False
+    try:
+        return card.read_text(encoding="utf-8") != str(model_card(FM4NPPConfig.load(folder)))
+    except (FM4NPPError, OSError, UnicodeDecodeError):
+        return True
 
 
 def _told(config: FM4NPPConfig, detector: Detector) -> str:

@@ -17,7 +17,7 @@ from fm4npp.backbones import Backbone
 from fm4npp.backbones.embedding import SpacepointEmbedding
 from fm4npp.backbones.packing import full_precision
 from fm4npp.batch import EventBatch, HiddenStates
-from fm4npp.card import model_card
+from fm4npp.card import CARD_NAME, is_changed, model_card
 from fm4npp.checkpoint import (
     WEIGHTS_NAME,
     check_files,
@@ -109,7 +109,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     # ---- checkpoints
 
     def save_pretrained(self, save_directory: str | Path, **arguments: Any) -> str | None:
-        """Write `config.json`, `model.safetensors` and a card; an existing card is kept.
+        """Write `config.json`, `model.safetensors` and a card; a card that somebody changed is kept.
 
         The files are written beside the folder's own first and moved in at the end, so that an interruption
         leaves the previous checkpoint whole.
@@ -124,11 +124,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         """
         self._require_no_adapter("saving the model")
         push, repo_id = arguments.pop("push_to_hub", False), arguments.pop("repo_id", None)
-        card = Path(save_directory) / "README.md"
+        keep = is_changed(Path(save_directory))
         with staged(save_directory) as stage:
             super().save_pretrained(stage)
-            if card.exists():
-                (stage / card.name).unlink()
+            if keep:
+                (stage / CARD_NAME).unlink()
         return self.push_to_hub(repo_id or Path(save_directory).name, **arguments) if push else None
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -138,7 +138,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         write_json(save_directory / CONFIG_NAME, self.config.json_object())
 
     def generate_model_card(self, *arguments: Any, **named: Any) -> ModelCard:
-        """The card that is saved where there is none yet, from the configuration."""
+        """The card that is saved where there is none that somebody changed, from the configuration."""
         return model_card(self.config)
 
     @classmethod

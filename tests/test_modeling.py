@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -213,12 +214,16 @@ def test_pushing_uploads_a_whole_checkpoint(model, batch, monkeypatch, tmp_path)
     assert torch.equal(outputs(loaded, batch).last_hidden_state, outputs(model, batch).last_hidden_state)
 
 
-def test_a_card_is_written_once_and_says_what_is_inside(model, tmp_path):
+def test_a_card_says_what_is_inside_until_somebody_changes_it(model, tmp_path):
     model.save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "fm4npp"
     assert "sphenix-tpc" in card.text
     assert "random" in card.text
+    trained = copy.deepcopy(model)
+    trained.config = trained.config.updated(training={"step": 17})
+    trained.save_pretrained(tmp_path)
+    assert "step 17" in (tmp_path / "README.md").read_text()
     (tmp_path / "README.md").write_text("mine")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
