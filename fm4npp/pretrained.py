@@ -19,7 +19,6 @@ from fm4npp.backbones.packing import full_precision
 from fm4npp.batch import EventBatch, HiddenStates
 from fm4npp.card import CARD_NAME, is_changed, model_card
 from fm4npp.checkpoint import (
-    WEIGHTS_NAME,
     check_files,
     commit_of,
     load_strict,
@@ -32,7 +31,7 @@ from fm4npp.checkpoint import (
 from fm4npp.choices import Backend
 from fm4npp.configuration import CONFIG_NAME, FM4NPPConfig
 from fm4npp.errors import CheckpointError, ConfigurationError
-from fm4npp.files import read_json, sha256, write_json
+from fm4npp.files import read_json, write_json
 from fm4npp.golden import GOLDEN_NAME, compare, golden_batch, read_golden, write_golden
 from fm4npp.heads import Head
 from fm4npp.original import fetch, is_alias, read_released
@@ -257,10 +256,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         with staged(folder) as stage:
             write_tensors(self.heads[name], stage)
             if self.adapter is not None:
-                told = self.adapter.write(stage)
-                # One hash for each file: a save that was cut short would leave a head beside another's adapter.
-                hashes = {file: sha256(stage / file) for file in (WEIGHTS_NAME, ADAPTER_NAME)}
-                description["adapter"] = {**told, "sha256": hashes}
+                description["adapter"] = self.adapter.write(stage)
             write_json(stage / HEAD_CONFIG_NAME, description)
 
     def load_head(self, folder_or_hub_id: str | Path, name: str | None = None, **download: Any) -> str:
@@ -315,12 +311,6 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def _merge_saved(self, folder: Path, adapter: Mapping[str, Any], name: str | Path) -> None:
         """Merge the adapter that a head was saved with; nothing is changed if it is damaged."""
         tensors = _read_adapter(folder / ADAPTER_NAME)
-        for file in (WEIGHTS_NAME, ADAPTER_NAME):
-            if adapter.get("sha256", {}).get(file) != sha256(folder / file):
-                raise CheckpointError(
-                    f"{folder / file}: is not the file that {HEAD_CONFIG_NAME} was written with; copy the folder "
-                    "again, or resume the run that wrote it"
-                )
         rank, alpha = adapter.get("rank"), adapter.get("alpha")
         if adapter.get("type") != "lora" or not isinstance(rank, int) or not isinstance(alpha, int | float):
             raise CheckpointError(f"{folder / HEAD_CONFIG_NAME}: describes no adapter that this version can merge")

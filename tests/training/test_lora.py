@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fm4npp.errors import CheckpointError, ConfigurationError
 from fm4npp.modeling import FM4NPPModel
 from fm4npp.training.lora import LoRAConfig, adapter_tensors, inject, merge
-from tests.conftest import tiny_config
+from tests.conftest import rehash, tiny_config
 
 NOISE = {"type": "noise-tagging", "width": 16, "num_layers": 1}
 BACKBONES = {
@@ -238,7 +238,13 @@ def test_peft_reads_the_adapter(saved):
 def test_the_saved_files_are_not_pickled(saved):
     folder, _ = saved
     names = {path.name for path in (folder / "lora").iterdir()}
-    assert names == {"head.json", "model.safetensors", "adapter_model.safetensors", "adapter_config.json"}
+    assert names == {
+        "head.json",
+        "model.safetensors",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "hashes.json",
+    }
     stored = json.loads((folder / "lora/adapter_config.json").read_text())
     assert (stored["peft_type"], stored["r"], stored["lora_alpha"]) == ("LORA", 2, 6.0)
 
@@ -288,20 +294,22 @@ def describe_another(folder: Path) -> None:
     description = json.loads((folder / "head.json").read_text())
     description["adapter"]["rank"] = 4
     (folder / "head.json").write_text(json.dumps(description))
+    rehash(folder)
 
 
 def describe_unknown(folder: Path) -> None:
     description = json.loads((folder / "head.json").read_text())
     description["adapter"]["type"] = "tomorrow's"
     (folder / "head.json").write_text(json.dumps(description))
+    rehash(folder)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_adapter, "is not the file that head.json was written with"),
-        (swap_head, "is not the file that head.json was written with"),
-        (remove_adapter, "is missing"),
+        (damage_adapter, "adapter_model.safetensors: is damaged"),
+        (swap_head, "model.safetensors: is damaged"),
+        (remove_adapter, "adapter_model.safetensors: cannot be read"),
         (describe_another, "does not fit the backbone"),
         (describe_unknown, "no adapter that this version can merge"),
     ],
